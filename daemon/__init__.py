@@ -1,0 +1,1 @@
+"""The on-box daemon, its settings and its command line."""

@@ -1,0 +1,1 @@
+"""`centralino`: a client of the D-Bus interface and nothing else."""

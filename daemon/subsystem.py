@@ -1,0 +1,120 @@
+"""What the engine asks of each subsystem: four functions, of which only `apply` touches the box.
+
+    verify(settings, facts) -> problems     what only this box can know
+    plan(old, new)          -> changes      pure apart from reading the files it would replace
+    apply(change)                           idempotent: applying a change twice equals applying it once
+    observe()               -> State        what is true now
+
+`plan(None, settings)` means "nothing is known of the box": it plans whatever makes the box match. The
+engine uses it after a power loss, and undoes a failed or unconfirmed change with `plan(new, old)`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from daemon.errors import Problem
+from daemon.settings import Settings
+
+JsonObject = dict[str, object]
+
+
+@dataclass(frozen=True)
+class FileChange:
+    """One file that a change replaces: `after` is the whole new text, None removes the file."""
+
+    path: Path
+    before: str | None
+    after: str | None
+    mode: int = 0o644
+    owner: str = "root"
+    group: str = "root"
+    secret: bool = False
+
+    def diff(self) -> str:
+        """A unified diff; of a secret file only the fact that it changes."""
+        if self.secret:
+            return f"{self.path}: contents are secret, {'removed' if self.after is None else 'replaced'}\n"
+        return "".join(
+            difflib.unified_diff(
+                (self.before or "").splitlines(keepends=True),
+                (self.after or "").splitlines(keepends=True),
+                str(self.path) if self.before is not None else "/dev/null",
+                str(self.path) if self.after is not None else "/dev/null",
+            )
+        )
+
+
+@dataclass(frozen=True)
+class Change:
+    """One step of a plan.
+
+    `sentence` is what a person reads. `restarts` and `reloads` name systemd units. `drops_calls` says that
+    live calls end. `risky` changes could cut the admin off and need `config confirm`. `deletes` names what
+    cannot be had back except from history. `detail` is for the subsystem's own `apply` (JSON types only).
+    """
+
+    subsystem: str
+    sentence: str
+    files: tuple[FileChange, ...] = ()
+    restarts: tuple[str, ...] = ()
+    reloads: tuple[str, ...] = ()
+    drops_calls: bool = False
+    risky: bool = False
+    deletes: tuple[str, ...] = ()
+    detail: Mapping[str, object] = field(default_factory=dict)
+
+    def as_json(self) -> JsonObject:
+        """For the bus: files as diffs, `detail` left out (it may hold secrets)."""
+        return {
+            "subsystem": self.subsystem,
+            "sentence": self.sentence,
+            "diff": "".join(change.diff() for change in self.files),
+            "restarts": list(self.restarts),
+            "reloads": list(self.reloads),
+            "drops_calls": self.drops_calls,
+            "risky": self.risky,
+            "deletes": list(self.deletes),
+        }
+
+
+@dataclass(frozen=True)
+class State:
+    """What a subsystem sees now.
+
+    `healthy` is the verdict, `reasons` the sentences behind a bad one, `drift` the differences between
+    settings and box, `facts` what `status --json` shows (JSON types, no secrets).
+    """
+
+    healthy: bool
+    reasons: tuple[str, ...] = ()
+    drift: tuple[str, ...] = ()
+    facts: Mapping[str, object] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Subsystem(Protocol):
+    """See the module's text. `sections` are the settings sections that the subsystem answers for."""
+
+    name: str
+    sections: tuple[str, ...]
+
+    def verify(self, settings: Settings, facts: Mapping[str, object]) -> Sequence[Problem]:
+        """Problems that only this box can know; an empty list lets the document through."""
+        ...
+
+    def plan(self, old: Settings | None, new: Settings) -> Sequence[Change]:
+        """The steps from `old` (None: unknown) to `new`, in order."""
+        ...
+
+    def apply(self, change: Change) -> None:
+        """Carry out one step, or raise a CentralinoError; the engine then undoes the steps before it."""
+        ...
+
+    def observe(self) -> State:
+        """What is true now; must return within a second and never raise."""
+        ...

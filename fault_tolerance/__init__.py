@@ -1,0 +1,1 @@
+"""Two nodes as one: roles, virtual addresses, replication, the peer link."""

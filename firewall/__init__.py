@@ -1,0 +1,1 @@
+"""The nftables policy and the SIP shield."""

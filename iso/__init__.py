@@ -1,0 +1,1 @@
+"""The installer ISO: package closure, embedded repository, remaster, boot check."""

@@ -1,0 +1,1 @@
+"""Kickstart: template, rendering, validation."""
