@@ -1,1 +1,1 @@
-"""Kickstart: template, rendering, validation."""
+"""The kickstart of the installer: rendered from a model, validated by pykickstart, scripts of its own."""

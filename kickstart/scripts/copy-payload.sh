@@ -1,0 +1,21 @@
+# Brings the payload from the medium (or the boot server) into the installed system.
+copy_payload() {
+    local archive found system="$root/mnt/sysroot"
+    if [ -n "$payload_url" ]; then
+        archive="$system/var/tmp/payload.tar"
+        curl --fail --silent --show-error --location --retry 5 --output "$archive" "$payload_url" ||
+            refuse "the payload could not be fetched from $payload_url" "check the boot server and its log"
+    else
+        archive="$root/run/install/repo/$payload_path"
+    fi
+    [ -f "$archive" ] || refuse "the payload $archive is missing" "write the image to the medium again"
+    found=$(sha256sum "$archive")
+    found=${found%% *}
+    [ "$found" = "$payload_sha256" ] ||
+        refuse "the payload is not the one this installer was made with" "write the image to the medium again"
+    mkdir -p "$system$payload_directory"
+    tar --extract --file="$archive" --directory="$system$payload_directory" --no-same-owner ||
+        refuse "the payload could not be unpacked" "read /tmp/centralino-copy.log in the installer's shell"
+    [ -z "$payload_url" ] || rm -f "$archive"
+    say "The payload is in $payload_directory of the new system."
+}
