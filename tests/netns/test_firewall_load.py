@@ -130,7 +130,7 @@ def test_a_script_with_one_bad_line_changes_nothing(namespace: Namespace) -> Non
 
 
 def test_other_tables_stay_untouched(namespace: Namespace) -> None:
-    namespace.load("table ip foreign { chain keep { counter accept\n } }\n")
+    namespace.load("add table ip foreign\nadd chain ip foreign keep\n")
     namespace.load(render(Policy(Mode.CLOUD)))
     namespace.load(failsafe((ip_network("192.0.2.0/24"),)))
     assert namespace.run("nft", "list", "table", "ip", "foreign").returncode == 0

@@ -1,0 +1,1 @@
+"""Certificates of the appliance: reading, checking, storing, requesting, renewing, proving (S-CE-01..05)."""
