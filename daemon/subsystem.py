@@ -11,42 +11,15 @@ engine uses it after a power loss, and undoes a failed or unconfirmed change wit
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from daemon.errors import Problem
+from daemon.files import FileChange as FileChange
 from daemon.settings import Settings
 
 JsonObject = dict[str, object]
-
-
-@dataclass(frozen=True)
-class FileChange:
-    """One file that a change replaces: `after` is the whole new text, None removes the file."""
-
-    path: Path
-    before: str | None
-    after: str | None
-    mode: int = 0o644
-    owner: str = "root"
-    group: str = "root"
-    secret: bool = False
-
-    def diff(self) -> str:
-        """A unified diff; of a secret file only the fact that it changes."""
-        if self.secret:
-            return f"{self.path}: contents are secret, {'removed' if self.after is None else 'replaced'}\n"
-        return "".join(
-            difflib.unified_diff(
-                (self.before or "").splitlines(keepends=True),
-                (self.after or "").splitlines(keepends=True),
-                str(self.path) if self.before is not None else "/dev/null",
-                str(self.path) if self.after is not None else "/dev/null",
-            )
-        )
 
 
 @dataclass(frozen=True)
