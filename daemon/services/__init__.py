@@ -1,0 +1,1 @@
+"""Supervision of the services: declared as data, watched in layers, restarted, drained, reported."""

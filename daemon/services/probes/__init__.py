@@ -1,0 +1,1 @@
+"""Ways to ask a service whether it works: each a function with its own time limit that never raises."""
