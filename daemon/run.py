@@ -57,3 +57,16 @@ def run(
         last = (done.stderr.strip() or done.stdout.strip() or "it wrote nothing").splitlines()[-1]
         raise CommandFailedError(f"{words[0]} ended with status {done.returncode}: {last}")
     return Completed(words, done.returncode, done.stdout, done.stderr)
+
+
+def run_on_terminal(arguments: Sequence[str]) -> int:
+    """Run a program that a person works with (an editor, a login) on this terminal; its exit status.
+
+    There is no time limit, because a person thinks as long as it takes. Raises CommandFailedError if it
+    cannot start.
+    """
+    words = tuple(str(word) for word in arguments)
+    try:
+        return subprocess.run(words, check=False).returncode
+    except OSError as error:
+        raise CommandFailedError(f"{words[0]} could not be started: {error.strerror}") from error

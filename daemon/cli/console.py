@@ -1,0 +1,6 @@
+import click
+
+
+@click.command()
+def console():
+    """The menu."""

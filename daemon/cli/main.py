@@ -1,0 +1,136 @@
+"""Entry point of `centralino`: the commands by name, loaded when used, and errors as messages and codes."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Mapping
+
+import click
+
+from daemon.cli.render import emit_json, line, prepare_streams
+from daemon.cli.session import Session
+from daemon.errors import CentralinoError, InvalidSettingsError
+
+INTERRUPTED = 128 + signal.SIGINT
+
+COMMANDS: Mapping[str, tuple[str, str]] = {
+    "audit": ("daemon.cli.audit", "audit"),
+    "completion": ("daemon.cli.completion", "completion"),
+    "config": ("daemon.cli.config", "config"),
+    "console": ("daemon.cli.console", "console"),
+    "jobs": ("daemon.cli.jobs", "jobs"),
+    "maintenance": ("daemon.cli.maintenance", "maintenance"),
+    "password": ("daemon.cli.password", "password"),
+    "services": ("daemon.cli.services", "services"),
+    "status": ("daemon.cli.status", "status"),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module only when that command is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All names, sorted."""
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command, or None if there is none of this name."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute = COMMANDS[cmd_name]
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command)  # noqa: S101 - a wrong row in COMMANDS, seen by any test
+        return command
+
+
+def _print_version(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
+    if wanted and not context.resilient_parsing:
+        from importlib.metadata import version
+
+        click.echo(f"centralino {version('centralino')}")
+        context.exit()
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit codes, and every option: docs/cli.md, or `centralino COMMAND --help`.",
+)
+@click.option(
+    "--bus", hidden=True, envvar="CENTRALINO_BUS", metavar="ADDRESS", help="Another bus, for tests."
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Print the version.",
+)
+@click.pass_context
+def cli(context: click.Context, bus: str | None) -> None:
+    """See and change the state of this Centralino box.
+
+    Every command talks to the daemon over the system bus. Reading needs membership of the group
+    centralino-operator or centralino-admin, changing needs centralino-admin or root.
+    """
+    context.obj = Session(bus)
+
+
+def report(error: CentralinoError, *, as_json: bool) -> None:
+    """Write an error to stderr: one JSON document, or sentences."""
+    if as_json:
+        problems = error.problems if isinstance(error, InvalidSettingsError) else []
+        import json
+
+        document = {
+            "error": type(error).bus_name().rpartition(".")[2],
+            "message": error.message,
+            "remedy": error.remedy,
+            "exit_code": error.exit_code,
+            "problems": [problem.as_json() for problem in problems],
+        }
+        print(json.dumps(document, indent=2), file=sys.stderr)
+        return
+    if isinstance(error, InvalidSettingsError):
+        line("The settings are refused; nothing was changed:", style="bold red", stream=sys.stderr)
+        for problem in error.problems:
+            line(f"  {problem.sentence()}", stream=sys.stderr)
+        return
+    line(f"centralino: {error}", style="red", stream=sys.stderr)
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit code (see docs/cli.md)."""
+    words = sys.argv[1:] if arguments is None else arguments
+    try:
+        code = cli.main(words, prog_name="centralino", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except CentralinoError as error:
+        report(error, as_json="--json" in words)
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        print(file=sys.stderr)
+        return INTERRUPTED
+
+
+def main() -> None:
+    """Run, flush, and leave with the exit code; a reader that went away (`| head`) is no error."""
+    prepare_streams()
+    try:
+        code = run()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The interpreter flushes stdout once more at exit and would complain about the same pipe.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 128 + signal.SIGPIPE
+    sys.exit(code)
+
+
+__all__ = ["cli", "emit_json", "main", "run"]

@@ -1,0 +1,65 @@
+"""`centralino maintenance`: reboot and power off, after calls have been given time to end."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from daemon.cli.client import SYSTEM
+from daemon.cli.json_types import JsonObject
+from daemon.cli.plans import plan_of, show_verb_plan
+from daemon.cli.progress import follow
+from daemon.cli.render import emit_json, line
+from daemon.cli.session import Session, Write, writes
+from daemon.errors import UnavailableError
+
+_VERBS = {
+    "reboot": ("Restart the whole box.", "Reboot this box?", "The box reboots now."),
+    "poweroff": ("Stop the box and switch it off.", "Power this box off?", "The box powers off now."),
+}
+
+
+@click.group()
+def maintenance() -> None:
+    """Reboot or power off the box."""
+
+
+def _verb(verb: str) -> click.Command:
+    help_text, question, done = _VERBS[verb]
+
+    @click.option(
+        "--drain",
+        type=click.IntRange(0, 86400),
+        metavar="SECONDS",
+        help="Wait so long for live calls to end first; default: 0.",
+    )
+    @writes
+    def act(session: Session, write: Write, drain: int | None) -> None:
+        options: JsonObject = {"comment": write.comment}
+        if drain is not None:
+            options["drain_seconds"] = drain
+        answer = session.client.call(SYSTEM, "Maintenance", verb, json.dumps({**options, "dry_run": True}))
+        plan = plan_of(answer)
+        if not write.json:
+            show_verb_plan(plan, help_text)
+        if write.dry_run:
+            if write.json:
+                emit_json({"dry_run": True, **plan})
+            return
+        write.ask(question)
+        job = session.client.call(SYSTEM, "Maintenance", verb, json.dumps(options))
+        try:
+            result = follow(session.client, job, quiet=write.json)
+        except UnavailableError:
+            result = {}  # the bus went down with the box, which is what was asked for
+        if write.json:
+            emit_json({"job": job, "result": result})
+        else:
+            line(done)
+
+    return click.command(verb, help=help_text)(act)
+
+
+for _name in _VERBS:
+    maintenance.add_command(_verb(_name))
