@@ -84,6 +84,7 @@ class Intent:
     boot: str = ""
     deadline: float = 0.0
     confirm_by: str = ""
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class Head:
 
 
 class RevisionStore:
-    """The revisions directory. Not safe for threads: the engine holds its lock around every call."""
+    """The revisions directory. Reading is safe from every thread; the engine holds its lock to write."""
 
     def __init__(self, directory: Path, initial_settings: Path | None = None) -> None:
         """Reads the directory, or makes revision 1 in an empty one; `troubles` then says what was damaged.
@@ -135,8 +136,9 @@ class RevisionStore:
 
     def history(self, limit: int) -> list[Revision]:
         """The newest revisions first, at most `limit` of them (0: all)."""
-        numbers = sorted(self._revisions, reverse=True)
-        return [self._revisions[number] for number in (numbers[:limit] if limit else numbers)]
+        revisions = self._revisions.copy()
+        numbers = sorted(revisions, reverse=True)
+        return [revisions[number] for number in (numbers[:limit] if limit else numbers)]
 
     def add(
         self, settings: Settings, who: str, comment: str, state: RevisionState = RevisionState.PENDING
