@@ -1,0 +1,215 @@
+"""The network subsystem: settings section `network` to NetworkManager, and the truth back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from ipaddress import ip_interface
+from pathlib import Path
+
+from daemon.errors import ApplyFailedError, CentralinoError, Problem
+from daemon.files import FileChange, apply_file_change, ensure_directory, read_text
+from daemon.network import keyfile
+from daemon.network.checks import check
+from daemon.network.manager import Manager
+from daemon.network.truth import Link, Truth, look
+from daemon.places import Places
+from daemon.settings import Settings
+from daemon.settings.network import Interface, NetworkSection
+from daemon.subsystem import Change, State
+
+CONNECTIONS = Path("/etc/NetworkManager/system-connections")
+CONFIGURATION = Path("/etc/NetworkManager/conf.d")
+ADDRESS_LIMIT_SECONDS = 5.0
+POLL_SECONDS = 0.1
+
+
+class Network:
+    """See daemon.subsystem.Subsystem. Below another root than `/`, only files are touched."""
+
+    name = "network"
+    sections: tuple[str, ...] = ("network",)
+
+    def __init__(
+        self,
+        places: Places | None = None,
+        *,
+        manager: Manager | None = None,
+        look: Callable[[], Truth] = look,
+    ) -> None:
+        self._places = places or Places()
+        self._manager = manager or Manager()
+        self._look = look
+        self._connections = self._places.on_box(CONNECTIONS)
+        self._dns_file = self._places.on_box(CONFIGURATION / keyfile.GLOBAL_DNS_FILE)
+
+    def verify(self, settings: Settings, facts: Mapping[str, object]) -> Sequence[Problem]:
+        """Interfaces that do not exist, next hops out of reach, subnets that overlap foreign ones."""
+        return check(settings.network, self._look().links)
+
+    def plan(self, old: Settings | None, new: Settings) -> Sequence[Change]:
+        """One change for the name servers and one for each interface that differs; parents come first.
+
+        An unknown `old` plans every interface: what is right already is only applied again.
+        """
+        before = keyfile.render(old.network) if old else self._profiles()
+        after = keyfile.render(new.network)
+        changes = []
+        old_dns = keyfile.render_global_dns(old.network) if old else read_text(self._dns_file)
+        if (dns := keyfile.render_global_dns(new.network)) != old_dns:
+            changes.append(self._dns_change(new.network, dns))
+        removed = [name for name in before if name not in after]
+        changes += [self._removal(name) for name in removed]
+        for name in sorted(after, key=lambda name: (_depth(name, new.network), name)):
+            if old is None or before.get(name) != after[name]:
+                changes.append(self._change(name, after[name], new.network))
+        return changes
+
+    def apply(self, change: Change) -> None:
+        """Write the files, let NetworkManager read them, make the device match, see that it does."""
+        ensure_directory(self._connections, 0o755)
+        ensure_directory(self._dns_file.parent, 0o755)
+        for file in change.files:
+            apply_file_change(file)
+        if not self._places.is_live:
+            return
+        interface = str(change.detail.get("interface", ""))
+        if not interface:
+            self._manager.read_configuration_again()
+            return
+        self._manager.read_profiles_again()
+        if change.detail.get("up") is True:
+            self._manager.bring_up(interface)
+            self._prove(interface, change)
+        elif change.detail.get("removed") is not True:
+            self._manager.take_down(interface)
+
+    def observe(self) -> State:
+        """Links, addresses, gateways, name servers; what our profiles want and the kernel lacks is drift."""
+        try:
+            truth = self._look()
+            profiles = self._profiles()
+        except CentralinoError as error:
+            return State(False, (f"the network cannot be seen: {error}",))
+        reasons: list[str] = []
+        drift: list[str] = []
+        for name, text in profiles.items():
+            if "autoconnect=true" not in text.splitlines():
+                continue
+            link = truth.links.get(name)
+            if link is None:
+                reasons.append(f"the interface {name} is missing")
+                continue
+            if not link.up:
+                reasons.append(f"the interface {name} is down")
+                continue
+            drift += [f"{name} lacks the address {address}" for address in _lacking(text, link)]
+        return State(not reasons and not drift, tuple(reasons), tuple(drift), truth.as_json())
+
+    def _profiles(self) -> dict[str, str]:
+        """Interface name to the text of our profile, as they are on the disk."""
+        if not self._connections.is_dir():
+            return {}
+        pattern = f"{keyfile.PREFIX}*{keyfile.SUFFIX}"
+        return {
+            path.name.removeprefix(keyfile.PREFIX).removesuffix(keyfile.SUFFIX): read_text(path) or ""
+            for path in sorted(self._connections.glob(pattern))
+        }
+
+    def _file(self, interface: str, after: str | None) -> FileChange:
+        path = self._connections / keyfile.file_name(interface)
+        return FileChange(path, read_text(path), after, mode=0o600)
+
+    def _dns_change(self, network: NetworkSection, after: str | None) -> Change:
+        servers = ", ".join(str(server) for server in network.dns.servers)
+        sentence = f"Ask the name servers {servers}" if after else "Ask the name servers that DHCP names"
+        file = FileChange(self._dns_file, read_text(self._dns_file), after)
+        return Change(self.name, sentence, files=(file,), risky=True)
+
+    def _removal(self, interface: str) -> Change:
+        return Change(
+            self.name,
+            f"Leave {interface} to the profile that the image brought",
+            files=(self._file(interface, None),),
+            risky=True,
+            detail={"interface": interface, "removed": True},
+        )
+
+    def _change(self, name: str, text: str, network: NetworkSection) -> Change:
+        interface = network.interfaces.get(name)
+        up = interface is None or interface.enabled
+        return Change(
+            self.name,
+            _sentence(name, interface, network),
+            files=(self._file(name, text),),
+            risky=True,
+            detail={"interface": name, "up": up},
+        )
+
+    def _prove(self, interface: str, change: Change) -> None:
+        """The kernel must hold every static address; raises ApplyFailedError."""
+        text = next((file.after for file in change.files if file.after), "")
+        deadline = time.monotonic() + ADDRESS_LIMIT_SECONDS
+        while True:
+            link = self._look().links.get(interface)
+            if link is not None and not link.carrier:
+                return
+            lacking = _lacking(text, link) if link else ["a link"]
+            if not lacking:
+                return
+            if time.monotonic() > deadline:
+                raise ApplyFailedError(
+                    f"{interface} still lacks {', '.join(lacking)} after {ADDRESS_LIMIT_SECONDS:g} s",
+                    "is the address used by another machine? See: journalctl -u NetworkManager",
+                )
+            time.sleep(POLL_SECONDS)
+
+
+def _lacking(text: str, link: Link) -> list[str]:
+    """The static addresses of a profile's text that the link does not have."""
+    wanted = [
+        line.partition("=")[2] for line in text.splitlines() if line.startswith("address") and "=" in line
+    ]
+    return [address for address in wanted if ip_interface(address) not in link.addresses]
+
+
+def _depth(name: str, network: NetworkSection) -> int:
+    """0 for cards, 1 for bonds of them, 2 for VLANs on those: an order in which parents come first."""
+    interface = network.interfaces.get(name)
+    if interface is None or not (interface.vlan or interface.bond):
+        return 0
+    if interface.bond:
+        return 1
+    return 2
+
+
+def _sentence(name: str, interface: Interface | None, network: NetworkSection) -> str:
+    master = next(
+        (
+            other
+            for other, settings in network.interfaces.items()
+            if settings.bond and name in settings.bond.links
+        ),
+        None,
+    )
+    if master:
+        return f"Make {name} a link of the bond {master}"
+    if interface is None or not interface.enabled:
+        return f"Take {name} down and keep it down"
+    words = []
+    for version, method in (("IPv4", interface.ipv4), ("IPv6", interface.ipv6)):
+        words.append(f"{version} {method.value}")
+    if interface.addresses:
+        words.append("addresses " + ", ".join(address.with_prefixlen for address in interface.addresses))
+    words += [f"gateway {gateway}" for gateway in (interface.gateway, interface.gateway6) if gateway]
+    words += [
+        f"to {route.destination} via {route.gateway}" for route in network.routes if route.interface == name
+    ]
+    if interface.mtu:
+        words.append(f"MTU {interface.mtu}")
+    kind = ""
+    if interface.vlan:
+        kind = f", VLAN {interface.vlan.tag} on {interface.vlan.parent}"
+    elif interface.bond:
+        kind = f", {interface.bond.mode.value} bond of {', '.join(interface.bond.links)}"
+    return f"Set {name}{kind}: {', '.join(words)}"
