@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -16,13 +16,15 @@ PLATFORM_FILE = Path("/etc/centralino/platform.toml")
 class Platform:
     """The `[box]` table of `appliance/platforms/NAME.toml`, as the image carries it.
 
-    `units` maps our service names to systemd unit names, `paths` names of places to absolute paths.
+    `units` maps our service names to systemd unit names, `paths` names of places to absolute paths, `users`
+    our service names to the accounts that they run as.
     """
 
     name: str
     version: str
     units: dict[str, str]
     paths: dict[str, Path]
+    users: dict[str, str] = field(default_factory=dict)
 
 
 @cache
@@ -35,6 +37,7 @@ def platform(file: Path = PLATFORM_FILE) -> Platform:
             version=table["version"],
             units=dict(table["units"]),
             paths={name: Path(path) for name, path in table["paths"].items()},
+            users=dict(table.get("users", {})),
         )
     except OSError as error:
         raise StorageError(f"{file} cannot be read: {error.strerror}", "reinstall the payload") from error
