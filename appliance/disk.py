@@ -7,7 +7,6 @@ tree, seed, size and epoch give the same bytes.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import tempfile
 from collections.abc import Mapping
@@ -29,6 +28,7 @@ from appliance.gpt import (
     write_table,
 )
 from appliance.disk_data import DiskTable
+from appliance.disk_identity import derived_uuid
 from appliance.run import require, run
 from appliance.sparse import copy_into
 from appliance.tree import Addition, walk
@@ -80,11 +80,6 @@ class DiskPlan:
     def identifier(self, name: str) -> UUID:
         """A UUID (version 4 in form) derived from seed and name."""
         return derived_uuid(self.seed, name)
-
-
-def derived_uuid(seed: str, name: str) -> UUID:
-    """A UUID that depends on nothing but its arguments."""
-    return UUID(bytes=hashlib.sha256(f"{seed}\0{name}".encode()).digest()[:16], version=4)
 
 
 def layout(plan: DiskPlan) -> Table:
