@@ -95,6 +95,11 @@ class Method:
     access: Access
     summary: Summary
 
+    @property
+    def recorded(self) -> bool:
+        """Whether accepted calls are recorded too; refused ones always are."""
+        return self.access is Access.WRITE
+
 
 def reads(handler: Handler) -> Handler:
     """Marks a bus method that only looks: for operators and admins; recorded only when refused."""

@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 Progress = Callable[[float | None, str], None]
 LONGEST_CONFIRM_SECONDS = 3600
+LATE_SECONDS = 5
 
 
 def no_progress(_fraction: float | None, _message: str) -> None:
@@ -163,6 +164,7 @@ class Engine:
     def stored_only(self) -> list[str]:
         """Sections that no subsystem applies yet: kept and shown, without effect on the box."""
         applied = {section for subsystem in self.subsystems for section in subsystem.sections}
+        applied.add("history")  # the engine itself
         return [name for name in sections() if name not in applied]
 
     def observe(self) -> dict[str, State]:
@@ -283,6 +285,14 @@ class Engine:
                 self._return(intent, "was interrupted while it was applied", RevisionState.FAILED)
             else:
                 self._return(intent, intent.reason or "was interrupted while it returned")
+
+    def needs_retry(self) -> bool:
+        """Whether the box is known not to match, or a deadline has passed without a return."""
+        head = self._store.head
+        if head.intent is None:
+            return not head.matched
+        late = head.intent.deadline < self._clock.seconds() - LATE_SECONDS
+        return head.intent.phase is not Phase.UNCONFIRMED or late
 
     def retry(self) -> None:
         """Try again to make the box match, if it is known not to; called from time to time."""

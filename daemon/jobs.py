@@ -105,6 +105,7 @@ class Jobs:
     def __init__(self, on_change: Callable[[Job], None] = lambda _job: None) -> None:
         self._on_change = on_change
         self._lock = threading.Lock()
+        self._ended = threading.Condition(self._lock)
         self._entries: dict[str, _Entry] = {}
         self._lanes: dict[str, deque[_Entry]] = {}
         self._closed = False
@@ -166,6 +167,13 @@ class Jobs:
                 if entry.job.state is JobState.QUEUED:
                     entry.job.state = JobState.CANCELLED
 
+    def wait(self, limit_seconds: float) -> bool:
+        """Wait until nothing runs; false if something still does after the limit."""
+        with self._ended:
+            return self._ended.wait_for(
+                lambda: all(entry.job.state.ended for entry in self._entries.values()), limit_seconds
+            )
+
     def _entry(self, identifier: str) -> _Entry:
         if identifier not in self._entries:
             raise NotFoundError(f"there is no job {identifier[:64]!r}", "see `centralino jobs`")
@@ -189,6 +197,8 @@ class Jobs:
                 entry.job.state = JobState.RUNNING
             self._changed(entry.job)
             self._do(entry)
+            with self._ended:
+                self._ended.notify_all()
             self._changed(entry.job)
 
     def _do(self, entry: _Entry) -> None:

@@ -71,10 +71,17 @@ class State:
 
 @runtime_checkable
 class Subsystem(Protocol):
-    """See the module's text. `sections` are the settings sections that the subsystem answers for."""
+    """See the module's text."""
 
-    name: str
-    sections: tuple[str, ...]
+    @property
+    def name(self) -> str:
+        """A short word of the field, unique; class attributes will do."""
+        ...
+
+    @property
+    def sections(self) -> tuple[str, ...]:
+        """Settings sections that this subsystem brings to the box."""
+        ...
 
     def verify(self, settings: Settings, facts: Mapping[str, object]) -> Sequence[Problem]:
         """Problems that only this box can know; an empty list lets the document through."""

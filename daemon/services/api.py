@@ -1,4 +1,4 @@
-"""What the bus asks of supervision; daemon.services.supervisor implements it, daemon.main connects the two."""
+"""What the bus asks of supervision; `daemon.services` implements it, `daemon.main` connects the two."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ class Verb(StrEnum):
 
 @dataclass(frozen=True)
 class ActOptions:
-    """`drain_seconds` None means the service's own drain; `comment` is for the journal."""
+    """`drain_seconds` None means the service's own drain; `comment` and `who` are kept with a stop."""
 
     drain_seconds: int | None = None
     comment: str = ""
+    who: str = "an admin"
 
 
 class ServiceManager(Subsystem, Protocol):

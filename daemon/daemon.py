@@ -1,0 +1,185 @@
+"""The daemon itself: which parts there are, and the main loop that keeps them alive."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from importlib.metadata import PackageNotFoundError, version
+
+from gi.repository import GLib
+
+from daemon.alarms import Alarms
+from daemon.audit import AuditLog
+from daemon.authorization import Caller
+from daemon.bus import BusService
+from daemon.bus_api import SETTINGS_LANE, Core, handlers, signal_of
+from daemon.engine import Engine
+from daemon.errors import CentralinoError, StorageError, UnavailableError
+from daemon.hostname import Hostname
+from daemon.jobs import JobHandle, Jobs
+from daemon.log_retention import LogRetention
+from daemon.maintenance import Maintenance
+from daemon.notify import ServiceManagerLink
+from daemon.places import Places
+from daemon.platform import Platform, platform
+from daemon.secrets import SecretStore
+from daemon.services.api import ServiceManager
+from daemon.settings.revisions import RevisionStore
+from daemon.status import StatusBoard
+from daemon.subsystem import Subsystem
+
+log = logging.getLogger(__name__)
+
+RETRY_SECONDS = 60
+STOP_LIMIT_SECONDS = 10.0
+DISTRIBUTION = "centralino"
+
+
+class Daemon:
+    """Builds everything, answers on the bus, waits. Raises a CentralinoError if it cannot begin."""
+
+    def __init__(self, places: Places, bus_address: str) -> None:
+        self._places = places
+        self._systemd = ServiceManagerLink()
+        self._loop = GLib.MainLoop()
+        self._status = 0
+        self._stopping = False
+        self._emitting = threading.Lock()
+        self._bus: BusService | None = None
+        audit = AuditLog(places.audit_log)
+        alarms = Alarms(places.state / "alarms.json")
+        found, trouble = _platform(places)
+        store = RevisionStore(places.revisions, places.initial_settings)
+        self._services = _service_manager(places, found, alarms)
+        subsystems: list[Subsystem] = [Hostname(places), LogRetention(places, audit)]
+        if self._services is not None:
+            subsystems.append(self._services)
+        program = program_version()
+        self._engine = Engine(store, subsystems, program=program, on_change=self._changed)
+        self._engine.report("platform", trouble)
+        self._jobs = Jobs(lambda job: self._emit("Jobs1", "JobChanged", signal_of(job)))
+        self._alarms = alarms
+        alarms.listen(lambda _alarm, _raised: self._changed())
+        board = StatusBoard(self._engine, self._jobs, alarms, audit, self._services, found, program)
+        self._board = board
+        core = Core(
+            engine=self._engine,
+            jobs=self._jobs,
+            audit=audit,
+            secrets=SecretStore(places.secrets),
+            maintenance=Maintenance(places, None if self._services is None else self._services.drain),
+            services=self._services,
+            status=board.status,
+        )
+
+        def record(caller: Caller, method: str, arguments: object, outcome: str) -> None:
+            values = arguments if isinstance(arguments, dict) else {}
+            audit.record(who=caller.shown, uid=caller.uid, method=method, arguments=values, outcome=outcome)
+
+        self._bus = BusService(bus_address, handlers(core), record, self._bus_lost)
+
+    def run(self) -> int:
+        """Answer calls until SIGTERM or SIGINT; returns the exit code."""
+        bus = self._bus
+        if bus is None:
+            return UnavailableError.exit_code
+        for number in (signal.SIGTERM, signal.SIGINT):
+            GLib.unix_signal_add(GLib.PRIORITY_HIGH, number, self._stop)
+        if self._systemd.watchdog_seconds is not None:
+            GLib.timeout_add(int(self._systemd.watchdog_seconds * 1000 / 2.5), self._alive)
+        GLib.timeout_add_seconds(RETRY_SECONDS, self._retry)
+        try:
+            # Before the name is taken: an apply that arrives at once must queue behind the recovery.
+            self._jobs.submit("start", "centralinod", self._recover, lane=SETTINGS_LANE)
+            bus.own_name()
+            if self._services is not None:
+                self._services.start()
+        except CentralinoError as error:
+            log.critical("centralinod cannot start: %s", error)
+            return error.exit_code
+        self._systemd.ready(f"revision {self._engine.revision} is in force")
+        log.info("revision %d is in force", self._engine.revision)
+        self._loop.run()
+        self._end(bus)
+        return self._status
+
+    def _recover(self, _handle: JobHandle) -> object:
+        self._engine.start()
+        self._changed()
+        return {"revision": self._engine.revision}
+
+    def _retry(self) -> bool:
+        if self._engine.needs_retry() and self._jobs.running() == 0:
+            self._jobs.submit(
+                "retry", "centralinod", lambda _handle: self._engine.retry(), lane=SETTINGS_LANE
+            )
+        return True
+
+    def _alive(self) -> bool:
+        if self._bus is not None and self._bus.answers():
+            self._systemd.alive()
+        else:
+            log.critical("calls are not answered any more; systemd will restart the daemon")
+        return True
+
+    def _stop(self) -> bool:
+        if not self._stopping:
+            self._stopping = True
+            self._systemd.stopping()
+            self._loop.quit()
+        return True
+
+    def _bus_lost(self) -> None:
+        if not self._stopping:
+            log.critical("the bus went away; systemd will restart the daemon when it is back")
+            self._status = UnavailableError.exit_code
+            self._loop.quit()
+
+    def _end(self, bus: BusService) -> None:
+        self._jobs.close()
+        if not self._jobs.wait(STOP_LIMIT_SECONDS):
+            log.warning("a job did not end in time; the next start settles what it left")
+        self._engine.stop()
+        if self._services is not None:
+            self._services.stop()
+        bus.close()
+        self._alarms.flush()
+
+    def _changed(self) -> None:
+        self._emit("System1", "StatusChanged", self._board.summary())
+        pending = self._engine.pending()
+        waits = f", revision {pending['revision']} waits for confirm" if pending else ""
+        self._systemd.status(f"revision {self._engine.revision} is in force{waits}")
+
+    def _emit(self, interface: str, name: str, text: str) -> None:
+        # Jobs and alarms may speak before there is a bus to speak on.
+        if self._bus is not None and not self._stopping:
+            with self._emitting:
+                self._bus.emit(interface, name, text)
+
+
+def program_version() -> str:
+    """The version of this program, `unknown` when it runs without being installed."""
+    try:
+        return version(DISTRIBUTION)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _platform(places: Places) -> tuple[Platform | None, str | None]:
+    """The platform, or why it is not known: the daemon then still answers, and says so."""
+    try:
+        return platform(places.platform_file), None
+    except StorageError as error:
+        log.error("%s", error)
+        return None, str(error)
+
+
+def _service_manager(places: Places, found: Platform | None, alarms: Alarms) -> ServiceManager | None:
+    """Supervision, on a live box with a known platform; there is nothing to supervise elsewhere."""
+    if found is None or not places.is_live:
+        return None
+    from daemon.services.supervisor import service_manager
+
+    return service_manager(found, alarms, places)
