@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from daemon.later import LaterWriter
 from daemon.settings.messages import Severity
 
 ALARM_FILE = Path("/var/lib/centralino/alarms.json")
@@ -54,12 +54,12 @@ Listener = Callable[[Alarm, bool], None]
 class Alarms:
     """The board of standing alarms; safe to use from every thread.
 
-    A disk that refuses does not lose an alarm: it stays on the board, goes to the log, and is written with
-    the next change. A damaged file starts an empty board, since whatever still is wrong raises it again.
+    The file is written by a thread of its own, so that a stalled disk does not hold up whoever sees trouble,
+    and a full one loses no alarm. A damaged file starts an empty board: what still is wrong raises it again.
     """
 
     def __init__(self, file: Path = ALARM_FILE) -> None:
-        self._file = file
+        self._writer = LaterWriter(file)
         self._lock = threading.Lock()
         self._standing: dict[str, Alarm] = _read(file)
         self._listeners: list[Listener] = []
@@ -105,12 +105,12 @@ class Alarms:
         for listener in self._listeners:
             listener(alarm, raised)
 
+    def flush(self, limit_seconds: float = 2.0) -> bool:
+        """Wait until the file holds the board, before the program ends; false if the disk did not take it."""
+        return self._writer.flush(limit_seconds)
+
     def _write(self) -> None:
-        text = json.dumps([alarm.as_json() for alarm in self._standing.values()], indent=1) + "\n"
-        try:
-            replace_file(self._file, text)
-        except OSError as error:
-            log.error("%s cannot be written: %s; free some space", self._file, error.strerror)
+        self._writer.put(json.dumps([alarm.as_json() for alarm in self._standing.values()], indent=1) + "\n")
 
 
 def _read(file: Path) -> dict[str, Alarm]:
@@ -123,17 +123,3 @@ def _read(file: Path) -> dict[str, Alarm]:
         log.warning("%s is unreadable (%s); the board of alarms starts empty", file, error)
         return {}
     return {alarm.identifier: alarm for alarm in alarms}
-
-
-def replace_file(file: Path, text: str) -> None:
-    """Replace a small state file in one step: a power loss leaves the old or the new text. Raises OSError."""
-    temporary = file.with_name(f".{file.name}.new")
-    try:
-        with temporary.open("w") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(file)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise

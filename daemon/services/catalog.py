@@ -101,6 +101,7 @@ class Service:
 
 CATALOG: tuple[Service, ...] = (
     Service("nftables", order=10, locks_out=True, policy=Policy(backoff_longest=300.0)),
+    Service("networkmanager", order=15, locks_out=True),
     Service("chrony", order=20, required=False),
     Service("sshd", order=20, locks_out=True),
     Service(

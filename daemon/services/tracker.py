@@ -51,6 +51,7 @@ class Tracker:
         old, self.unit = self.unit, unit
         if unit.run != old.run or not unit.running:
             self._probes = _fresh(self.service)
+            self.outcomes = {}
             self.live_calls = None
         if unit.run != old.run:
             self._killed_at = None
@@ -143,11 +144,6 @@ class Tracker:
             if decision.action is not Action.STOP:
                 self.restarts_in_all += 1
                 self._recent.append(now)
-
-    @property
-    def suspicious(self) -> bool:
-        """A probe failed and its service is not condemned: ask every probe again at once."""
-        return self.unit.running and any(seen.failures for seen in self._probes.values())
 
 
 def _acts(decision: Decision) -> bool:

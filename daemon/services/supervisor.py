@@ -1,0 +1,379 @@
+"""The thread that keeps the services running: events in, decisions made, actions carried out.
+
+All memory belongs to this one thread; others speak to it through its queue and read immutable snapshots.
+`decide` holds the judgement, this module the plumbing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from daemon.alarms import Alarms
+from daemon.errors import CentralinoError, ConflictError, UnavailableError
+from daemon.services.catalog import ProbeKind, Service, declared
+from daemon.services.decision import Decision, Need, Stop, decide
+from daemon.services.intents import Intents
+from daemon.services.model import Action, ActiveState, Finding, Health, Outcome, Role, UnitState
+from daemon.services.probing import Ask, Asker, Schedule, schedules
+from daemon.services.tracker import Tracker
+from daemon.services.units import Units
+from daemon.settings.reach import WorkMode
+from daemon.settings.services import Services
+
+LONGEST_SLEEP = 30.0
+QUESTION_SECONDS = 10.0
+DOUBT_SECONDS = 0.25
+OUTSIDER = "somebody with systemctl"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """How one service is at one moment, for readers in other threads."""
+
+    service: Service
+    unit: UnitState
+    decision: Decision
+    wanted: bool
+    stop: Stop | None
+    operation: str
+    outcomes: Mapping[ProbeKind, Outcome]
+    live_calls: int | None
+    restarts: int
+
+
+@dataclass
+class _Watched:
+    tracker: Tracker
+    schedules: dict[ProbeKind, Schedule] = field(default_factory=dict)
+
+
+class Supervisor:
+    """Start it once; `configure` at any time. `on_change` is called from its thread when a service's health
+    or reason changed."""
+
+    def __init__(
+        self,
+        units: Units,
+        asks: Mapping[ProbeKind, Ask],
+        alarms: Alarms,
+        intents: Intents,
+        catalog: tuple[Service, ...],
+        *,
+        on_change: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._units = units
+        self._asks = dict(asks)
+        self._alarms = alarms
+        self._intents = intents
+        self._catalog = catalog
+        self._on_change = on_change
+        self._events: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._askers: dict[ProbeKind, Asker] = {}
+        self._watched: dict[str, _Watched] = {}
+        self._supervision = True
+        self._shutting_down = False
+        self._judged = threading.Condition()
+        self._snapshots: Mapping[str, Snapshot] = {}
+        self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
+
+    # --- from other threads -------------------------------------------------------------------------------
+
+    def start(self, settings: Services, mode: WorkMode, role: Role) -> None:
+        """Begin: hear from systemd, ask the probes, act."""
+        self._configure(settings, mode, role)
+        self._publish()
+        self._thread.start()
+        self._units.start(lambda name, state: self._events.put(lambda: self._saw_unit(name, state)))
+
+    def close(self) -> None:
+        """Let go of the services without touching them."""
+        self._units.close()
+        self._events.put(None)
+        if self._thread.is_alive():
+            self._thread.join(QUESTION_SECONDS)
+        for asker in self._askers.values():
+            asker.close()
+
+    def configure(self, settings: Services, mode: WorkMode, role: Role) -> None:
+        """Judge by these settings, this mode and role from now on; returns when that is so."""
+        self._do(lambda: self._configure(settings, mode, role))
+
+    def snapshots(self) -> Mapping[str, Snapshot]:
+        """All services, in start order, as last judged."""
+        return self._snapshots
+
+    def wait_for(self, name: str, wish: Callable[[Snapshot], bool], limit_seconds: float) -> Snapshot | None:
+        """The first snapshot of the service that fulfils the wish, or None if none does within the limit."""
+        with self._judged:
+            met = self._judged.wait_for(lambda: wish(self._snapshots[name]), limit_seconds)
+            return self._snapshots[name] if met else None
+
+    @contextlib.contextmanager
+    def operation(self, name: str, verb: str) -> Iterator[None]:
+        """Leave the service to a person's order while the block runs. Raises ConflictError if one runs."""
+        self._do(lambda: self._begin(name, verb))
+        try:
+            yield
+        finally:
+            self._do(lambda: self._end(name))
+
+    def record_stop(self, name: str, stop: Stop | None) -> None:
+        """Note that a person wants the service stopped, or (None) running."""
+        self._do(lambda: self._record(name, stop))
+
+    def _do(self, work: Callable[[], None]) -> None:
+        """Have `work` done by the thread; raises what it raises, or UnavailableError."""
+        done = threading.Event()
+        failure: list[CentralinoError] = []
+
+        def event() -> None:
+            try:
+                work()
+            except CentralinoError as error:
+                failure.append(error)
+            finally:
+                done.set()
+
+        self._events.put(event)
+        if not done.wait(QUESTION_SECONDS):
+            raise UnavailableError("supervision does not answer", "see: journalctl -u centralinod")
+        if failure:
+            raise failure[0]
+
+    # --- in the thread ------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while True:
+            try:
+                now = time.monotonic()
+                event = self._events.get(timeout=max(0.0, min(LONGEST_SLEEP, self._attention() - now)))
+            except queue.Empty:
+                event = _NOTHING
+            while event is not None:
+                self._safely(event)
+                try:
+                    event = self._events.get_nowait()
+                except queue.Empty:
+                    break
+            if event is None:
+                return
+            self._safely(self._judge)
+            self._safely(self._ask_due)
+
+    def _safely(self, work: Callable[[], None]) -> None:
+        """Supervision survives its own mistakes; the journal has them."""
+        try:
+            work()
+        except Exception:
+            log.exception("supervision stumbled and goes on")
+
+    def _configure(self, settings: Services, mode: WorkMode, role: Role) -> None:
+        self._supervision = settings.supervision
+        services = declared(settings, self._catalog)
+        watched: dict[str, _Watched] = {}
+        for name, service in services.items():
+            known = self._watched.get(name) or _Watched(Tracker(service))
+            if service.probes != known.tracker.service.probes or not known.schedules:
+                known.schedules = schedules(service.probes)
+            known.tracker.adopt(service)
+            known.tracker.wanted = service.runs_in(role, mode)
+            known.tracker.stop = self._intents.stops.get(name)
+            watched[name] = known
+        self._watched = watched
+
+    def _begin(self, name: str, verb: str) -> None:
+        tracker = self._watched[name].tracker
+        if tracker.operation:
+            raise ConflictError(f"a {tracker.operation} of {name} is under way", "see `centralino jobs`")
+        tracker.operation = verb
+
+    def _end(self, name: str) -> None:
+        self._watched[name].tracker.operation = ""
+
+    def _record(self, name: str, stop: Stop | None) -> None:
+        self._watched[name].tracker.stop = stop
+        self._intents.record(name, stop)
+
+    def _saw_unit(self, name: str, state: UnitState) -> None:
+        watched = self._watched.get(name)
+        if watched is None:
+            return
+        tracker = watched.tracker
+        old_run, was_running = tracker.unit.run, tracker.unit.running
+        outside = tracker.saw_unit(state)
+        if state.run != old_run or state.running != was_running:
+            for schedule in watched.schedules.values():
+                schedule.reset(time.monotonic())
+        if outside:
+            log.warning("%s was stopped by %s; it stays stopped until it is started", name, OUTSIDER)
+            self._record(name, Stop(OUTSIDER, datetime.now(UTC).isoformat(timespec="seconds")))
+        coming = state.running or (state.active is ActiveState.ACTIVATING and not state.waits_for_restart)
+        if tracker.stop is not None and coming and not tracker.operation:
+            log.info("%s was started again by %s", name, OUTSIDER)
+            self._record(name, None)
+
+    def _probed(self, name: str, kind: ProbeKind, run: int, outcome: Outcome) -> None:
+        watched = self._watched[name]
+        schedule = watched.schedules.get(kind)
+        if schedule is None or watched.tracker.unit.run != run or schedule.asked_at is None:
+            return
+        now = time.monotonic()
+        schedule.finish(outcome, now)
+        watched.tracker.saw_probe(kind, outcome)
+        if outcome.finding.failed:
+            self._hurry(name, now)
+
+    def _hurry(self, name: str, now: float) -> None:
+        """A probe failed: ask the service's other probes, and those of what it needs, without waiting."""
+        watched = self._watched[name]
+        needed = [self._watched[need] for need in watched.tracker.service.needs if need in self._watched]
+        for other in (watched, *needed):
+            for schedule in other.schedules.values():
+                if schedule.answered and schedule.due > now:
+                    schedule.hurry(now)
+
+    def _judge(self) -> None:
+        changed = False
+        for name, watched in self._watched.items():
+            tracker = watched.tracker
+            before = tracker.decision
+            self._judge_one(name, tracker)
+            after = tracker.decision
+            if before.health is not Health.HEALTHY and after.health is Health.HEALTHY:
+                self._recovered(name)
+            if (before.health, before.reason) != (after.health, after.reason):
+                changed = True
+                level = logging.INFO if after.health.good else logging.WARNING
+                log.log(level, "%s is %s: %s", name, after.health.value, after.reason)
+            self._update_alarm(name, tracker)
+        self._publish()
+        if changed:
+            self._safely(self._on_change)
+
+    def _judge_one(self, name: str, tracker: Tracker) -> None:
+        now = time.monotonic()
+        decision = self._decide(tracker, now)
+        if decision.action is not Action.NONE and not self._shutting_down and self._units.shutting_down():
+            self._shutting_down = True
+            decision = self._decide(tracker, now)
+        tracker.decided(now, decision)
+        try:
+            if decision.action is Action.START:
+                self._units.start_unit(name)
+            elif decision.action is Action.REPLACE:
+                self._units.kill_unit(name)
+            elif decision.action is Action.STOP:
+                self._units.stop_unit(name)
+        except UnavailableError as error:
+            log.error("%s: %s; it is tried again", name, error)
+
+    def _decide(self, tracker: Tracker, now: float) -> Decision:
+        needs = [Need(need, self._watched[need].tracker.decision.health) for need in tracker.service.needs]
+        dependents = [
+            name
+            for name, other in self._watched.items()
+            if tracker.service.name in other.tracker.service.needs and not other.tracker.unit.dead
+        ]
+        view = tracker.view(
+            now,
+            supervision=self._supervision,
+            shutting_down=self._shutting_down,
+            needs=needs,
+            dependents_run=dependents,
+        )
+        return decide(view)
+
+    def _health(self, name: str, now: float) -> Health:
+        """How a needed service is; one that lets a question wait is in doubt until it answers."""
+        watched = self._watched[name]
+        waits = [
+            schedule.asked_at for schedule in watched.schedules.values() if schedule.asked_at is not None
+        ]
+        if watched.tracker.unit.running and waits and now - min(waits) > DOUBT_SECONDS:
+            return Health.SUSPECT
+        return watched.tracker.decision.health
+
+    def _recovered(self, name: str) -> None:
+        for other in self._watched.values():
+            if name in other.tracker.service.needs:
+                other.tracker.forgive()
+
+    def _update_alarm(self, name: str, tracker: Tracker) -> None:
+        """An alarm ends when the service is good or stopped on purpose, not because the daemon restarted."""
+        decision = tracker.decision
+        if decision.alarm:
+            self._alarms.raise_alarm(f"service.{name}", decision.alarm)
+        elif decision.health.good or decision.health is Health.STOPPED:
+            self._alarms.clear_alarm(f"service.{name}")
+
+    def _attention(self) -> float:
+        """When the thread must look again if nothing happens."""
+        times = [
+            watched.tracker.decision.look_again
+            for watched in self._watched.values()
+            if watched.tracker.decision.look_again is not None
+        ]
+        for watched in self._watched.values():
+            if watched.tracker.unit.running:
+                times += [schedule.waits_until() for schedule in watched.schedules.values()]
+        return min(times, default=float("inf"))
+
+    def _ask_due(self) -> None:
+        now = time.monotonic()
+        for name, watched in self._watched.items():
+            if not watched.tracker.unit.running:
+                continue
+            for kind, schedule in watched.schedules.items():
+                if schedule.waits_until() > now:
+                    continue
+                if schedule.asked_at is None:
+                    self._ask(name, kind, schedule, watched.tracker.unit.run, now)
+                else:
+                    schedule.overdue = True
+                    detail = f"{kind.value}: the probe itself hangs"
+                    watched.tracker.saw_probe(kind, Outcome(Finding.FAULTY, detail))
+
+    def _ask(self, name: str, kind: ProbeKind, schedule: Schedule, run: int, now: float) -> None:
+        asker = self._askers.get(kind)
+        if asker is None:
+            asker = self._askers[kind] = Asker(kind.value, self._asks[kind])
+        schedule.begin(now)
+        asker.ask(
+            schedule.probe.limit_seconds,
+            lambda outcome: self._events.put(lambda: self._probed(name, kind, run, outcome)),
+        )
+
+    def _publish(self) -> None:
+        snapshots = {
+            name: Snapshot(
+                service=watched.tracker.service,
+                unit=watched.tracker.unit,
+                decision=watched.tracker.decision,
+                wanted=watched.tracker.wanted,
+                stop=watched.tracker.stop,
+                operation=watched.tracker.operation,
+                outcomes=dict(watched.tracker.outcomes),
+                live_calls=watched.tracker.live_calls,
+                restarts=watched.tracker.restarts_in_all,
+            )
+            for name, watched in self._watched.items()
+        }
+        with self._judged:
+            self._snapshots = snapshots
+            self._judged.notify_all()
+
+
+def _nothing() -> None:
+    """The event of having slept long enough."""
+
+
+_NOTHING: Callable[[], None] = _nothing
