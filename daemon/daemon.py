@@ -51,7 +51,7 @@ class Daemon:
         alarms = Alarms(places.state / "alarms.json")
         found, trouble = _platform(places)
         store = RevisionStore(places.revisions, places.initial_settings)
-        self._services = _service_manager(places, found, alarms)
+        self._services = self._service_manager(found, alarms)
         subsystems: list[Subsystem] = [Hostname(places), LogRetention(places, audit)]
         if self._services is not None:
             subsystems.append(self._services)
@@ -146,6 +146,16 @@ class Daemon:
         bus.close()
         self._alarms.flush()
 
+    def _service_manager(self, found: Platform | None, alarms: Alarms) -> ServiceManager | None:
+        """Supervision, on a live box with a known platform; there is nothing to supervise elsewhere."""
+        if found is None or not self._places.is_live:
+            return None
+        from daemon.services.manager import Supervision
+
+        return Supervision(
+            self._places, found, lambda: self._engine.settings, alarms, on_change=self._changed
+        )
+
     def _changed(self) -> None:
         self._emit("System1", "StatusChanged", self._board.summary())
         pending = self._engine.pending()
@@ -174,12 +184,3 @@ def _platform(places: Places) -> tuple[Platform | None, str | None]:
     except StorageError as error:
         log.error("%s", error)
         return None, str(error)
-
-
-def _service_manager(places: Places, found: Platform | None, alarms: Alarms) -> ServiceManager | None:
-    """Supervision, on a live box with a known platform; there is nothing to supervise elsewhere."""
-    if found is None or not places.is_live:
-        return None
-    from daemon.services.supervisor import service_manager
-
-    return service_manager(found, alarms, places)

@@ -252,8 +252,9 @@ class Client:
                     )
                 events = [as_object(json.loads(event)) for event in wait(JOB_POLL_SECONDS)]
                 ours = [event for event in events if text_of(event, "id") == identifier]
-                changed = ours[-1] if ours else None
-                if not events:
+                changed = None
+                if ours or not events:
+                    # The signal reaches every user of the bus, so it carries no result: that is asked for.
                     changed = self.read_object(JOBS, "Get", identifier)
                 if changed is not None:
                     job = changed
