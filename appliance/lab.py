@@ -26,6 +26,7 @@ from itertools import product
 from pathlib import Path
 from types import TracebackType
 
+from appliance.lab_disk import discard
 from appliance.lab_host import ControlGroup, LabError, Result, execute, start
 from appliance.lab_network import NAMESPACES, Loss, Network, enter, prefix, remove_namespaces
 from appliance.lab_node import Node, NodeSpecification
@@ -39,6 +40,7 @@ PROGRAMS = {
     "nft": "nftables",
     "mkfs.ext4": "e2fsprogs",
     "sysctl": "procps",
+    "dnsmasq": "dnsmasq-base",
 }
 
 
@@ -122,7 +124,7 @@ class Lab:
 
         if os.geteuid() != 0:
             raise LabError("a lab needs root", "run it with sudo or in a root shell")
-        require(PROGRAMS | ({"dnsmasq": "dnsmasq-base"} if self.dhcp else {}))
+        require(PROGRAMS)
         if not (self.root / "etc/os-release").exists() and not (self.root / "usr/lib/os-release").exists():
             raise LabError(
                 f"{self.root} is no root tree", "build one with `centralino-build image --format root`"
@@ -139,7 +141,7 @@ class Lab:
         owner = None if detached else {"process": os.getpid(), "started": _start_time(os.getpid())}
         _write_json(REGISTRY / f"{self.name}.json", {"directory": str(self.directory), "owner": owner})
         try:
-            # Mounts below must vanish everywhere at once, also in the copies that nodes took when they booted.
+            # Mounts below must vanish everywhere at once, also in the copies that booted nodes took.
             execute(["mount", "--bind", str(self.directory), str(self.directory)])
             execute(["mount", "--make-shared", str(self.directory)])
             self.group.make()
@@ -196,11 +198,17 @@ class Lab:
         node = self._know_node(NodeSpecification(chosen, number, **options))  # type: ignore[arg-type]
         node.directory.mkdir(parents=True, exist_ok=True)
         self._save()
-        if self.dhcp:
-            ControlGroup(f"{self.name}/gateway").kill()
-            hosts = {each.name: each.specification.number for each in self.nodes.values()}
-            self.network.serve_addresses(hosts, self.directory)
+        self.start_names()
         return node
+
+    def start_names(self) -> None:
+        """Start DNS (and DHCP if the lab has it) on the gateway, or start it anew."""
+        hosts = {each.name: each.specification.number for each in self.nodes.values()}
+        self.network.serve_names(hosts, self.directory, dhcp=self.dhcp)
+
+    def stop_names(self) -> None:
+        """A fault: DNS and DHCP are gone."""
+        ControlGroup(f"{self.name}/gateway").kill()
 
     def add_client(self, name: str = "phone", segments: Sequence[str] = ("lan",)) -> Client:
         """Add a client with static addresses on the given segments."""
@@ -234,7 +242,7 @@ class Lab:
         segments: Sequence[str] = ("lan", "mgmt"),
         one_way: bool = False,
     ) -> None:
-        """Lose every frame between two groups of hosts (`gateway` included); with `one_way` only these -> those."""
+        """Lose every frame between two groups of hosts (`gateway` is one); `one_way`: only these -> those."""
         pairs = list(product(these, those))
         self.network.cut(pairs if one_way else pairs + [(b, a) for a, b in pairs], segments)
 
@@ -307,10 +315,10 @@ def tear_down(name: str, directory: Path, *, keep_disks: bool = False) -> None:
     group = ControlGroup(name)
     group.kill()
     for target in _mounts_below(directory):
-        execute(["umount", str(target)], check=False)
-    stuck = _mounts_below(directory)
-    if stuck:
-        raise LabError(f"{stuck[0]} cannot be unmounted", f"`fuser -vm {stuck[0]}` shows who uses it")
+        if target.name == "disk" and not keep_disks:
+            discard(target)  # nobody will read it again: spare the host the writing
+        # Whoever still looks into the lab's directory (a shell, a loop device) must not keep it mounted.
+        execute(["umount", *(["--lazy"] if target == directory else []), str(target)])
     remove_namespaces(name)
     group.remove()
     if not keep_disks:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from appliance.lab_host import LabError, execute
+from appliance.lab_host import LabError, execute, wait_for
 
 DEFAULT_SIZE = 4 << 30
 # include/uapi/linux/ext4.h: EXT4_IOC_SHUTDOWN is _IOR('X', 125, __u32); 2 is "do not flush the journal".
@@ -77,21 +78,25 @@ class Disk:
 
     def lose_power(self) -> None:
         """Discard whatever was not yet on the disk; only `unmount` makes sense afterwards."""
-        if not os.path.ismount(self.mounted):
-            return
-        descriptor = os.open(self.mounted, os.O_RDONLY)
-        try:
-            fcntl.ioctl(descriptor, SHUTDOWN_REQUEST, struct.pack("=I", SHUTDOWN_WITHOUT_FLUSH))
-        except OSError as error:
-            raise LabError(f"the power loss of {self.image} could not be played: {error.strerror}") from error
-        finally:
-            os.close(descriptor)
+        if os.path.ismount(self.mounted):
+            discard(self.mounted)
 
     def unmount(self) -> None:
-        """Take the tree and the disk away; the loop device goes with its last mount."""
+        """Take the tree and the disk away, and wait until the loop device has let go of the image.
+
+        Mounted again too early, the kernel would hand out the file system that lost its power.
+        """
         for target in (self.tree, self.mounted):
             if os.path.ismount(target):
                 execute(["umount", str(target)])
+        wait_for(lambda: not self._attached(), 30, f"the release of {self.image}")
+
+    def _attached(self) -> bool:
+        for file in Path("/sys/block").glob("loop*/loop/backing_file"):
+            with suppress(OSError):  # released while we looked
+                if file.read_text().strip() == str(self.image):
+                    return True
+        return False
 
     def fill(self, leave_bytes: int = 0) -> None:
         """Use up all but `leave_bytes` of the free space by a file that the node cannot see."""
@@ -112,3 +117,14 @@ class Disk:
     def free(self) -> None:
         """Give back what `fill` took."""
         (self.mounted / "ballast").unlink(missing_ok=True)
+
+
+def discard(mounted: Path) -> None:
+    """Stop an ext4 file system as a power loss would: nothing more is written, not even its journal."""
+    descriptor = os.open(mounted, os.O_RDONLY)
+    try:
+        fcntl.ioctl(descriptor, SHUTDOWN_REQUEST, struct.pack("=I", SHUTDOWN_WITHOUT_FLUSH))
+    except OSError as error:
+        raise LabError(f"the power loss of {mounted} could not be played: {error.strerror}") from error
+    finally:
+        os.close(descriptor)

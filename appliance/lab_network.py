@@ -189,32 +189,39 @@ class Network:
         commands = "flush set bridge lab cut\nflush map bridge lab weak\n"
         execute(enter(self.switch, ["nft", "-f", "-"]), input_text=commands)
 
-    def serve_addresses(self, hosts: dict[str, int], directory: Path) -> None:
-        """Run a DHCP server on the lan segment that knows each host's hardware address."""
+    def serve_names(self, hosts: dict[str, int], directory: Path, *, dhcp: bool) -> None:
+        """Run the gateway's DNS server, which knows the lab's hosts and nothing else, and with `dhcp` DHCP.
+
+        A second call replaces the first. Each host has a reserved address, so both ways give it the same.
+        """
         lan = self.segments["lan"]
-        reservations = [
-            f"--dhcp-host={lan.hardware(number)},{lan.address(number)},{host}"
-            for host, number in hosts.items()
+        group = ControlGroup(f"{self.lab}/{GATEWAY}")
+        group.kill()
+        names = [f"--host-record={host},{lan.address(n)},{lan.address6(n)}" for host, n in hosts.items()]
+        leases = [
+            f"--dhcp-range={lan.address(150)},{lan.address(180)},{lan.ipv4.netmask},1h",
+            f"--dhcp-option=option:router,{lan.address(1)}",
+            *(f"--dhcp-host={lan.hardware(n)},{lan.address(n)},{host}" for host, n in hosts.items()),
         ]
         start(
             enter(
                 self.namespace(GATEWAY),
                 [
+                    *("dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--bind-interfaces"),
                     *(
-                        "dnsmasq",
-                        "--keep-in-foreground",
-                        "--conf-file=/dev/null",
-                        "--bind-interfaces",
-                        "--port=0",
+                        "--no-resolv",
+                        "--no-hosts",
+                        "--local=/#/",
+                        "--user=root",
+                        "--leasefile-ro",
+                        "--log-dhcp",
+                        "--log-facility=-",
                     ),
-                    *(f"--interface={lan.interface}", "--user=root", "--leasefile-ro", "--log-dhcp"),
-                    f"--dhcp-range={lan.address(150)},{lan.address(180)},{lan.ipv4.netmask},1h",
-                    f"--dhcp-option=option:router,{lan.address(1)}",
-                    *reservations,
+                    *(f"--interface={lan.interface}", "--pid-file=", *names, *(leases if dhcp else [])),
                 ],
             ),
             directory / "dnsmasq.log",
-            groups=ControlGroup(f"{self.lab}/{GATEWAY}").make(),
+            groups=group.make(),
         )
 
     def _elements(self, verb: str, target: str, elements: Sequence[str]) -> None:

@@ -20,9 +20,17 @@ from appliance.lab_disk import DEFAULT_SIZE, Disk
 from appliance.lab_host import ControlGroup, LabError, Result, execute, start, wait_for
 from appliance.lab_network import Network
 
-# What a virtual machine may do and a bare container may not. CAP_SYS_TIME stays away: the clock is the host's.
+# What a virtual machine may do and a bare container may not. No CAP_SYS_TIME: the clock is the host's.
 CAPABILITIES = "CAP_NET_ADMIN,CAP_NET_RAW,CAP_SYS_NICE,CAP_IPC_LOCK,CAP_SYS_PTRACE,CAP_SYSLOG"
 REBOOT_STATUS = 133  # systemd-nspawn(1), --keep-unit: "the container asks for a reboot"
+# The host's clock is not the node's to set, so chrony runs as a pure observer, which its unit forbids.
+CLOCK_UNITS = ("chrony.service", "chronyd.service")
+CLOCK_DROP_IN = """[Unit]
+ConditionCapability=
+[Service]
+EnvironmentFile=
+Environment="DAEMON_OPTS=-x" "OPTIONS=-x"
+"""
 KEYFILE = """[connection]
 id={interface}
 uuid={uuid}
@@ -131,6 +139,10 @@ class Node:
             machine_id = tree / "etc/machine-id"
             if machine_id.is_file() and len(machine_id.read_text().strip()) == 32:
                 machine_id.write_text(f"{self._uuid('machine').hex}\n")
+            for unit in CLOCK_UNITS:
+                folder = tree / f"etc/systemd/system/{unit}.d"
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / "lab.conf").write_text(CLOCK_DROP_IN)
             if self.specification.addressing != "none":
                 self._write_connections(tree)
         finally:
@@ -275,7 +287,7 @@ class Node:
         return value
 
     def path(self, inside: str) -> Path:
-        """Where a file of the node lies on the host, for tests to read and write (`/run`, `/tmp` excepted)."""
+        """Where a file of the node lies on the host, to read and write (not for `/run` and `/tmp`)."""
         return self.disk.tree / inside.lstrip("/")
 
     def processes_of(self, unit: str) -> list[int]:
@@ -389,7 +401,7 @@ class Node:
                 ipv4 = f"method=manual\naddress1={self.address(name)}/{segment.ipv4.prefixlen}"
                 ipv6 = f"method=manual\naddress1={self.address6(name)}/{segment.ipv6.prefixlen}"
                 if name == "lan":
-                    ipv4 += f"\ngateway={segment.address(1)}"
+                    ipv4 += f"\ngateway={segment.address(1)}\ndns={segment.address(1)}"
                     ipv6 += f"\ngateway={segment.address6(1)}"
             file = folder / f"{segment.interface}.nmconnection"
             text = KEYFILE.format(interface=segment.interface, uuid=self._uuid(name), ipv4=ipv4, ipv6=ipv6)
