@@ -69,7 +69,7 @@ def _until_healthy(session: Session, limit_seconds: float) -> JsonObject:
 
 def show(state: JsonObject) -> None:
     """Print a status document for a person."""
-    fields(_summary(state))
+    fields(summary(state))
     for reason in texts_of(state, "reasons"):
         line(f"  - {reason}")
     alarms = objects_of(state, "alarms")
@@ -88,7 +88,8 @@ def show(state: JsonObject) -> None:
         table(("SUBSYSTEM", "HEALTH", "REASON"), subsystems)
 
 
-def _summary(state: JsonObject) -> Iterator[tuple[str, str]]:
+def summary(state: JsonObject) -> Iterator[tuple[str, str]]:
+    """Name and text of what matters most: state, node, role, version, revision, what is unconfirmed."""
     yield "State", "healthy" if state.get("healthy") is True else "unhealthy"
     yield "Node", text_of(state, "hostname")
     yield "Role", _named(state, "role", "role")

@@ -14,6 +14,7 @@ from daemon.network.checks import check
 from daemon.network.manager import Manager
 from daemon.network.truth import Link, Truth, look
 from daemon.places import Places
+from daemon.run import run
 from daemon.settings import Settings
 from daemon.settings.network import Interface, NetworkSection
 from daemon.subsystem import Change, State
@@ -21,6 +22,7 @@ from daemon.subsystem import Change, State
 CONNECTIONS = Path("/etc/NetworkManager/system-connections")
 CONFIGURATION = Path("/etc/NetworkManager/conf.d")
 ADDRESS_LIMIT_SECONDS = 5.0
+SETTLE_SECONDS = 1.0
 POLL_SECONDS = 0.1
 
 
@@ -147,9 +149,14 @@ class Network:
         )
 
     def _prove(self, interface: str, change: Change) -> None:
-        """The kernel must hold every static address; raises ApplyFailedError."""
+        """The kernel must hold every static address; raises ApplyFailedError.
+
+        An address that somebody took away is not brought back by a re-apply that spares foreign addresses:
+        NetworkManager respects the removal. It is then added here, as what the profile already says.
+        """
         text = next((file.after for file in change.files if file.after), "")
-        deadline = time.monotonic() + ADDRESS_LIMIT_SECONDS
+        started = time.monotonic()
+        added = False
         while True:
             link = self._look().links.get(interface)
             if link is not None and not link.carrier:
@@ -157,7 +164,12 @@ class Network:
             lacking = _lacking(text, link) if link else ["a link"]
             if not lacking:
                 return
-            if time.monotonic() > deadline:
+            waited = time.monotonic() - started
+            if waited > SETTLE_SECONDS and link is not None and not added:
+                added = True
+                for address in lacking:
+                    run(["ip", "address", "replace", address, "dev", interface], check=False)
+            if waited > ADDRESS_LIMIT_SECONDS:
                 raise ApplyFailedError(
                     f"{interface} still lacks {', '.join(lacking)} after {ADDRESS_LIMIT_SECONDS:g} s",
                     "is the address used by another machine? See: journalctl -u NetworkManager",

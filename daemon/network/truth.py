@@ -101,7 +101,8 @@ def _addresses(entries: Sequence[Mapping[str, object]]) -> list[InterfaceAddress
     return [
         ipaddress.ip_interface(f"{entry['local']}/{entry['prefixlen']}")
         for entry in entries
-        if entry.get("family") in ("inet", "inet6") and "local" in entry
+        # Of an address that another machine has (RFC 4862 section 5.4.5) the kernel makes no use.
+        if entry.get("family") in ("inet", "inet6") and "local" in entry and not entry.get("dadfailed")
     ]
 
 
