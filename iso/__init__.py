@@ -1,1 +1,1 @@
-"""The installer ISO: package closure, embedded repository, remaster, boot check."""
+"""The installer ISO: package closure, repository, remaster, network boot tree, boot test."""

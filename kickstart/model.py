@@ -73,7 +73,12 @@ class Network:
             case None:
                 words.append("--bootproto=dhcp")
             case IPv4Interface() as address:
-                words += ["--bootproto=static", f"--ip={address.ip}", f"--netmask={address.netmask}", "--noipv6"]
+                words += [
+                    "--bootproto=static",
+                    f"--ip={address.ip}",
+                    f"--netmask={address.netmask}",
+                    "--noipv6",
+                ]
                 words += [f"--gateway={self.gateway}"] if self.gateway else []
             case IPv6Interface() as address:
                 words += ["--noipv4", f"--ipv6={address}"]

@@ -66,7 +66,9 @@ CASES = {
     "network-boot": replace(
         MINIMAL,
         hash_list_sha256="",
-        source=Source("http://boot.example/almalinux", (("AppStream", "http://boot.example/almalinux/AppStream"),)),
+        source=Source(
+            "http://boot.example/almalinux", (("AppStream", "http://boot.example/almalinux/AppStream"),)
+        ),
         payload=PayloadSource(sha256="0" * 64, url="http://boot.example/payload.tar"),
     ),
 }

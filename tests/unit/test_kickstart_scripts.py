@@ -18,7 +18,11 @@ from kickstart.render import render
 from kickstart.validate import Section, validate
 
 GB = 10**9
-VOLUMES = (Volume("root", "/", "xfs", 20480), Volume("swap", "", "swap", 4096), Volume("data", "/var", "xfs", 30720, True))
+VOLUMES = (
+    Volume("root", "/", "xfs", 20480),
+    Volume("swap", "", "swap", 4096),
+    Volume("data", "/var", "xfs", 30720, True),
+)
 PLAIN = Installation(
     product="Centralino",
     version="0.1.0",
@@ -54,7 +58,12 @@ class Machine:
         block = self.root / "sys/block" / name
         (block / "holders").mkdir(parents=True)
         (block / "device").mkdir()
-        for attribute, value in (("size", size // 512), ("removable", removable), ("ro", ro), ("device/model", model)):
+        for attribute, value in (
+            ("size", size // 512),
+            ("removable", removable),
+            ("ro", ro),
+            ("device/model", model),
+        ):
             (block / attribute).write_text(f"{value}\n")
         (self.root / "dev" / name).write_text("data\n" if data else "\n")
         for partition in partitions:
@@ -163,7 +172,9 @@ def test_the_installation_medium_is_never_chosen(machine: Machine, how: str) -> 
     if how == "label":
         (machine.root / "dev/disk/by-label/CENTRALINO").symlink_to("../../sda")
     else:
-        (machine.root / "mounted").write_text(f"{machine.root}/dev/{'sda1' if 'partition' in how else 'sda'}\n")
+        (machine.root / "mounted").write_text(
+            f"{machine.root}/dev/{'sda1' if 'partition' in how else 'sda'}\n"
+        )
     assert choose(machine)["disks"] == ["sdb"]
 
 
