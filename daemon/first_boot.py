@@ -101,6 +101,7 @@ class FirstBoot:
     execute: Runner = run
     cloud_password: Callable[[], str] | None = None
     addresses: Callable[[], Sequence[IPv4Address | IPv6Address]] = addresses_of_box
+    host_name: Callable[[], str] = socket.gethostname
     show: Callable[[str], int] = field(default=lambda text: write_to_devices(console_devices(), text))
     say: Callable[[str], None] = field(default=lambda text: print(text, flush=True))
 
@@ -112,6 +113,7 @@ class FirstBoot:
     def steps(self) -> Iterator[tuple[str, Callable[[], None]]]:
         """In order; each may be repeated."""
         yield "identity of the machine", self.make_machine_id
+        yield "own name", self.make_own_name
         yield "SSH host keys", self.make_host_keys
         yield "secret of the Asterisk manager interface", self.make_manager_account
         yield "certificate", self.make_certificate
@@ -140,6 +142,15 @@ class FirstBoot:
         copy = self.places.on_box("/var/lib/dbus/machine-id")
         if copy.is_file() and not copy.is_symlink() and copy.read_bytes() != path.read_bytes():
             remove_file(copy)
+
+    def make_own_name(self) -> None:
+        """The box can resolve itself without DNS: Asterisk looks its own name up while a call is set up."""
+        hosts = self.places.on_box("/etc/hosts")
+        text = read_text(hosts) or "127.0.0.1 localhost\n::1 localhost\n"
+        name = self.host_name()
+        known = {word for line in text.splitlines() for word in line.partition("#")[0].split()[1:]}
+        if name not in known:
+            write_file(hosts, text.rstrip("\n") + f"\n127.0.1.1 {name}\n")
 
     def make_host_keys(self) -> None:
         """One key a kind. The private key is written whole, the public one derived from it."""
@@ -216,10 +227,11 @@ write = system,call,command,reporting
         self.execute(["chage", "-d", "0", ADMIN])
         # For the menu on the first screen, which would otherwise hide what was shown; gone with this boot.
         ensure_directory(self.places.run)
-        write_file(self.places.run / "first-password", password + "\n", mode=0o600)
+        shown = self.places.run / "first-password"
+        write_file(shown, password + "\n", mode=0o600)
         faults.reach("first-boot:password:set")
         if self.show(self._banner(password)) == 0:
-            self.say("No console took the first password; set one with: passwd admin")
+            self.say(f"No console took the first password; until the next boot root reads it in {shown}")
         faults.reach("first-boot:password:shown")
         remove_file(waiting)
 
@@ -243,7 +255,7 @@ write = system,call,command,reporting
         private = load_pem_private_key(key_text.encode(), None)
         if not isinstance(private, rsa.RSAPrivateKey):
             raise CentralinoError("the key in the TLS directory is no RSA key", "remove it and boot again")
-        name = socket.gethostname()
+        name = self.host_name()
         now = datetime.now(UTC)
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name[:64])])
         alternatives: list[x509.GeneralName] = [x509.DNSName(name)]
