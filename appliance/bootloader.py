@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import BinaryIO
 from uuid import UUID
 
+from appliance.disk_data import BootEntries, DiskTable
 from appliance.errors import BuildError, InputError
 from appliance.gpt import SECTOR, Partition
-from appliance.disk_data import BootEntries, DiskTable
 from appliance.run import run
-from appliance.tree import Addition
+from appliance.tree_entries import Addition
 
 BOOT_CODE_BYTES = 440
 # Places in boot.img and diskboot.img, GRUB source: include/grub/i386/pc/boot.h.

@@ -15,6 +15,8 @@ from pathlib import Path
 from uuid import UUID
 
 from appliance.bootloader import BootPlan, core_image, efi_stub, install_bios, root_additions
+from appliance.disk_data import DiskTable
+from appliance.disk_identity import derived_uuid
 from appliance.errors import BuildError, InputError
 from appliance.ext4 import Ext4, write_ext4
 from appliance.gpt import (
@@ -27,11 +29,9 @@ from appliance.gpt import (
     Table,
     write_table,
 )
-from appliance.disk_data import DiskTable
-from appliance.disk_identity import derived_uuid
 from appliance.run import require, run
 from appliance.sparse import copy_into
-from appliance.tree import Addition, walk
+from appliance.tree_entries import Addition, walk
 
 BIOS_BYTES = 1 << 20
 EFI_BYTES = 200 << 20
@@ -53,9 +53,11 @@ EMPTIED_DIRECTORIES = (
 # What must be this box's own, or belongs to the build: made again at the first boot, or of no use.
 EXCLUDED = (
     "etc/ssh/ssh_host_*", "var/lib/dbus/machine-id", "var/lib/systemd/random-seed", "var/lib/dhclient/*",
-    "var/lib/NetworkManager/*.lease", "var/lib/NetworkManager/secret_key", "var/lib/NetworkManager/seen-bssids",
+    "var/lib/NetworkManager/*.lease", "var/lib/NetworkManager/secret_key",
+    "var/lib/NetworkManager/seen-bssids",
     "var/lib/systemd/credential.secret", "root/.bash_history", "root/.ansible", "root/.cache", "*.dpkg-bak",
-    "var/cache/ldconfig/aux-cache", "var/cache/debconf/*-old", "var/lib/dpkg/*-old", "etc/.pwd.lock", ".dockerenv",
+    "var/cache/ldconfig/aux-cache", "var/cache/debconf/*-old", "var/lib/dpkg/*-old", "etc/.pwd.lock",
+    ".dockerenv",
     "boot/loader/entries/*", "usr/sbin/policy-rc.d",
 )  # fmt: skip
 EMPTIED_FILES = ("etc/machine-id", "etc/resolv.conf", "var/log/*")
@@ -143,7 +145,7 @@ def _fstab(filesystem: UUID, volume: int) -> str:
     return (
         f"UUID={filesystem} / ext4 defaults,errors=remount-ro 0 1\n"
         # A box that boots by BIOS must start even if this is damaged.
-        f"UUID={volume >> 16:04X}-{volume & 0xFFFF:04X} /boot/efi vfat umask=0077,shortname=winnt,nofail 0 2\n"
+        f"UUID={volume >> 16:04X}-{volume & 0xFFFF:04X} /boot/efi vfat umask=0077,nofail 0 2\n"
     )
 
 

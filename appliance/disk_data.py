@@ -34,5 +34,11 @@ class DiskTable(BaseModel):
     efi_vendor: TreePath
     efi_files: dict[TreePath, TreePath]
     efi_left_out: tuple[TreePath, ...] = ()
+    ovf_system: int = Field(
+        ge=0, le=32767, description="operating system number of CIM_OperatingSystem.OsType"
+    )
+    vmware_guest: TreePath = Field(
+        description="operating system name of VMware's VirtualMachineGuestOsIdentifier"
+    )
     arguments: tuple[KernelArgument, ...]
     format_arguments: dict[str, tuple[KernelArgument, ...]] = Field(default_factory=dict)

@@ -16,7 +16,7 @@ from uuid import UUID
 
 from appliance.errors import BuildError, HostError
 from appliance.run import run
-from appliance.tree import Entry, Kind
+from appliance.tree_entries import Entry, Kind
 
 BLOCK_BYTES = 4096
 # Named one by one: defaults differ between e2fsprogs releases, and AlmaLinux 8 (kernel 4.18, e2fsprogs
@@ -120,7 +120,7 @@ def _make(filesystem: Ext4, log: Path | None) -> None:
 
 
 def _grown_blocks(size: int) -> int:
-    """Room in the group descriptors for online growth to 2 TiB, so that the first boot grows without moving."""
+    """Room in the group descriptors for growth to 2 TiB, so that the first boot moves nothing."""
     return max(size * 4, 2 << 40) // BLOCK_BYTES
 
 
@@ -133,14 +133,14 @@ def _commands(entries: Sequence[Entry], staging: Path) -> Iterator[bytes]:
     children: dict[bytes, list[Entry]] = {}
     for entry in entries:
         if entry.path:
-            children.setdefault(os.path.dirname(entry.path), []).append(entry)
+            children.setdefault(entry.path.rpartition(b"/")[0], []).append(entry)
     counter = 0
     for directory in (entry for entry in entries if entry.kind is Kind.DIRECTORY):
         yield b"cd " + _quoted(b"/" + directory.path)
         if not directory.path:
             yield from _fields(b".", directory)
         for entry in children.get(directory.path, ()):
-            name = os.path.basename(entry.path)
+            name = entry.path.rpartition(b"/")[2]
             if not directory.path and name == b"lost+found":
                 continue
             if entry.same_as is not None:

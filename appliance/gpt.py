@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 from uuid import UUID
 
 from appliance.errors import VerificationError
@@ -121,7 +121,7 @@ def read_table(path: Path) -> Table:
     return Table(UUID(bytes_le=primary[9]), size, used)
 
 
-def _read_copy(name: str, stream: BinaryIO, sector: int) -> tuple[tuple[int | bytes | UUID, ...], bytes]:
+def _read_copy(name: str, stream: BinaryIO, sector: int) -> tuple[tuple[Any, ...], bytes]:
     which = "primary" if sector == 1 else "backup"
     raw = os.pread(stream.fileno(), _HEADER.size, sector * SECTOR)
     if len(raw) < _HEADER.size or raw[:8] != b"EFI PART":
@@ -160,7 +160,7 @@ def _check_places(name: str, partitions: Sequence[Partition], size: int) -> None
 
 
 def move_backup(path: Path, size: int) -> None:
-    """Make the disk image `size` bytes long, with the backup table at its new end (partitions as they were)."""
+    """Make the disk image `size` bytes long, its backup table at the new end; partitions stay."""
     table = read_table(path)
     old_backup = table.disk_bytes - (TABLE_SECTORS + 1) * SECTOR
     with path.open("r+b") as stream:
