@@ -22,7 +22,7 @@ import time
 import xml.etree.ElementTree as ElementTree
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
-from importlib import resources
+from pathlib import Path
 
 import gi
 import pydbus
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 BUS_NAME = "org.centralino"
 OBJECT_PATH = "/org/centralino"
-INTERFACE_FILE = "org.centralino.xml"
+INTERFACE_FILE = Path(__file__).with_name("org.centralino.xml")
 PROPERTIES = "org.freedesktop.DBus.Properties"
 WORKERS = 4
 IDLE_SECONDS = 30.0
@@ -55,7 +55,7 @@ Record = Callable[[Caller, str, Mapping[str, object], str], None]
 
 def introspection() -> str:
     """The introspection XML, the only place where the interface is written down."""
-    return resources.files("daemon").joinpath(INTERFACE_FILE).read_text()
+    return INTERFACE_FILE.read_text()
 
 
 def methods_of_interface(xml: str) -> dict[str, list[str]]:

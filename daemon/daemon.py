@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import signal
+import sys
 import threading
-from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from gi.repository import GLib
 
@@ -20,6 +21,7 @@ from daemon.hostname import Hostname
 from daemon.jobs import JobHandle, Jobs
 from daemon.log_retention import LogRetention
 from daemon.maintenance import Maintenance
+from daemon.network import Network
 from daemon.notify import ServiceManagerLink
 from daemon.places import Places
 from daemon.platform import Platform, platform
@@ -52,7 +54,7 @@ class Daemon:
         found, trouble = _platform(places)
         store = RevisionStore(places.revisions, places.initial_settings)
         self._services = self._service_manager(found, alarms)
-        subsystems: list[Subsystem] = [Hostname(places), LogRetention(places, audit)]
+        subsystems: list[Subsystem] = [Hostname(places), Network(places), LogRetention(places, audit)]
         if self._services is not None:
             subsystems.append(self._services)
         program = program_version()
@@ -170,11 +172,15 @@ class Daemon:
 
 
 def program_version() -> str:
-    """The version of this program, `unknown` when it runs without being installed."""
-    try:
-        return version(DISTRIBUTION)
-    except PackageNotFoundError:
-        return "unknown"
+    """The version of this program, `unknown` when it runs without being installed.
+
+    It stands in the name of the installation's metadata directory; importlib.metadata would keep a megabyte
+    of mail and archive parsers in memory to read the same.
+    """
+    for entry in sys.path:
+        for found in Path(entry or ".").glob(f"{DISTRIBUTION}-*.dist-info"):
+            return found.name.removeprefix(f"{DISTRIBUTION}-").removesuffix(".dist-info")
+    return "unknown"
 
 
 def _platform(places: Places) -> tuple[Platform | None, str | None]:
