@@ -182,8 +182,8 @@ def heal(name: str | None) -> None:
 @click.argument("unit")
 def kill_unit(name: str | None, host: str, unit: str) -> None:
     """SIGKILL every process of a systemd UNIT on a node."""
-    killed = Lab.find(name).node(host).signal_unit(unit)
-    click.echo(f"{host}: killed {len(killed)} process(es) of {unit}")
+    Lab.find(name).node(host).signal_unit(unit)
+    click.echo(f"{host}: killed every process of {unit}")
 
 
 def built_root(profile_file: Path | None, platform_name: str | None) -> Path:

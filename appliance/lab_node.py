@@ -294,14 +294,18 @@ class Node:
         """The host's ids of the processes of a unit, in order."""
         return sorted(self._unit_group(unit).processes())
 
-    def signal_unit(self, unit: str, number: signal.Signals = signal.SIGKILL) -> list[int]:
-        """Send a signal to every process of a unit from outside; returns the process ids (none: LabError)."""
+    def signal_unit(self, unit: str, number: signal.Signals = signal.SIGKILL) -> float:
+        """Send a signal to every process of a unit from outside; the monotonic time just before.
+
+        Raises LabError if the unit has no process.
+        """
         processes = self.processes_of(unit)
         if not processes:
             raise LabError(f"{self.name}: {unit} has no process to send {number.name} to")
+        moment = time.monotonic()
         for process in processes:
             os.kill(process, number)
-        return processes
+        return moment
 
     def wait_active(self, unit: str, limit_seconds: float = 30.0) -> None:
         """Wait until systemd calls a unit active."""
