@@ -19,7 +19,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,6 +105,27 @@ class Cache:
         with path.open("w") as stream:
             fcntl.flock(stream, fcntl.LOCK_EX)
             yield
+
+    @contextmanager
+    def download_directory(self, name: str) -> Iterator[Path]:
+        """A directory of downloads that no other build uses meanwhile: the first free one of its kind.
+
+        Package managers lock theirs, so that two builds sharing one would fail.
+        """
+        locks = self.directory / "locks"
+        locks.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            number = 0
+            while True:
+                stream = stack.enter_context((locks / f"packages-{name}-{number}.lock").open("w"))
+                try:
+                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    number += 1
+            directory = self.directory / "packages" / f"{name}-{number}"
+            directory.mkdir(parents=True, exist_ok=True)
+            yield directory
 
     @contextmanager
     def making(self, stage: str, key: str) -> Iterator[Path]:

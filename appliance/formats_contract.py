@@ -52,7 +52,7 @@ DISK_FORMATS = frozenset(OutputFormat) - TREE_FORMATS - INSTALLER_FORMATS
 SUFFIXES = {
     OutputFormat.ROOT: ".root",
     OutputFormat.OCI: ".oci.tar",
-    OutputFormat.TBZ: ".tar.xz",
+    OutputFormat.TBZ: ".tar",
     OutputFormat.RAW: ".raw",
     OutputFormat.QCOW2: ".qcow2",
     OutputFormat.VMDK: ".vmdk",
@@ -66,11 +66,18 @@ SUFFIXES = {
     OutputFormat.ISO: ".iso",
     OutputFormat.PXE: ".pxe",
 }
+COMPRESSION_SUFFIXES = {"zstd": ".zst", "xz": ".xz", "none": ""}
+
+
+def artefact_stem(profile: Profile) -> str:
+    """The common part of every result's name: `NAME-VERSION-PLATFORM`."""
+    return f"{profile.product.name}-{profile.product.version}-{profile.platform.name}"
 
 
 def artefact_name(profile: Profile, form: OutputFormat) -> str:
     """The file or directory name of an output: `NAME-VERSION-PLATFORM.SUFFIX`."""
-    return f"{profile.product.name}-{profile.product.version}-{profile.platform.name}{SUFFIXES[form]}"
+    compressed = COMPRESSION_SUFFIXES[profile.output.compression] if form is OutputFormat.TBZ else ""
+    return f"{artefact_stem(profile)}{SUFFIXES[form]}{compressed}"
 
 
 class FormatMaker(Protocol):

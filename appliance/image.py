@@ -5,16 +5,30 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from appliance.errors import BuildError
 from appliance.formats_contract import (
+    DISK_FORMATS,
+    INSTALLER_FORMATS,
+    TREE_FORMATS,
+    FormatMaker,
     OutputFormat,
     Variant,
+    artefact_name,
 )
+from appliance.mirror import resolve_sources
 from appliance.platform_data import PlatformData
-from appliance.profile import Profile
-from appliance.stages import BuildContext
+from appliance.profile import Profile, check_against_platform
+from appliance.progress import Progress
+from appliance.root_tree import build_root_tree
+from appliance.stages import BuildContext, build_context
+from appliance.tree_formats import copy_root, write_oci, write_tbz
 
 
 @dataclass
@@ -45,4 +59,84 @@ def build_root(
 
     Raises BuildError; on failure nothing half-made stays. Needs root.
     """
-    raise NotImplementedError
+    sources = resolve_sources(profile, platform, context.mirrors)
+    return build_root_tree(profile, platform, variant, sources, context)
+
+
+def build_images(
+    profile: Profile,
+    platform: PlatformData,
+    formats: Sequence[OutputFormat],
+    *,
+    output: Path | None = None,
+    mirrors: Sequence[str] = (),
+    wheel_directories: Sequence[Path] = (),
+    cold: bool = False,
+    silent: bool = False,
+) -> Images:
+    """Build every wanted format into `output` (default: `out/` here); a lone root tree stays in the cache.
+
+    Raises BuildError; artefacts appear whole or not at all.
+    """
+    check_against_platform(profile, platform, "the profile")
+    if installers := INSTALLER_FORMATS.intersection(formats):
+        names = ", ".join(sorted(installers))
+        raise BuildError(f"{names} is no image", f"use `centralino-build {sorted(installers)[0]}`")
+    maker = disk_maker() if DISK_FORMATS.intersection(formats) else None
+    result = Images()
+    started = time.monotonic()
+    with build_context(
+        f"image-{platform.name}",
+        epoch=profile.source_date_epoch,
+        mirrors=tuple(mirrors),
+        wheel_directories=tuple(wheel_directories),
+        cold=cold,
+        progress=Progress(silent=silent),
+    ) as context:
+        for variant, wanted in (
+            (Variant.CONTAINER, [form for form in formats if form in TREE_FORMATS]),
+            (Variant.DISK, [form for form in formats if form in DISK_FORMATS]),
+        ):
+            if not wanted:
+                continue
+            root = build_root(profile, platform, context, variant)
+            for form in wanted:
+                result.paths[form] = _make(form, root, profile, platform, output, context, maker)
+        result.log = context.log
+        result.stages = context.made
+    result.seconds = time.monotonic() - started
+    return result
+
+
+def _make(
+    form: OutputFormat,
+    root: Path,
+    profile: Profile,
+    platform: PlatformData,
+    output: Path | None,
+    context: BuildContext,
+    maker: FormatMaker | None,
+) -> Path:
+    if form is OutputFormat.ROOT and output is None:
+        return root
+    directory = Path("out") if output is None else output
+    target = directory.absolute() / artefact_name(profile, form)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if maker is not None and form in DISK_FORMATS:
+        return maker(form, root, profile, platform, target, context)
+    with context.progress.step(f"write {target.name}", None):
+        if form is OutputFormat.ROOT:
+            copy_root(root, target, context)
+        elif form is OutputFormat.OCI:
+            write_oci(root, target, profile, platform, context)
+        else:
+            write_tbz(root, target, profile, context)
+    return target
+
+
+def disk_maker() -> FormatMaker:
+    """`appliance.formats.make`; raises BuildError if this builder has no disk formats."""
+    if importlib.util.find_spec("appliance.formats") is None:
+        raise BuildError("this builder makes no disks", "use --format root, oci or tbz")
+    maker: FormatMaker = importlib.import_module("appliance.formats").make
+    return maker

@@ -117,9 +117,9 @@ def lock_files() -> list[LockFile]:
         )
         files.append(LockFile(lock_path(platform), tuple(requirements("box")), arguments))
     developer = tuple(requirements("box", "build", "dev"))
-    files.append(
-        LockFile(LOCKS / "dev.txt", developer, ("--universal", "--python-version", DEVELOPER_PYTHON))
-    )
+    universal = ("--universal", "--python-version", DEVELOPER_PYTHON)
+    files.append(LockFile(LOCKS / "dev.txt", developer, universal))
+    files.append(LockFile(LOCKS / "compile.txt", COMPILER, universal))
     return files
 
 
@@ -151,18 +151,10 @@ def _renew(file: LockFile) -> str:
         (work / "uv.toml").write_text("\n".join(metadata))
         run(
             [
-                *(
-                    sys.executable,
-                    "-m",
-                    "uv",
-                    "pip",
-                    "compile",
-                    "--quiet",
-                    "--generate-hashes",
-                    "--no-header",
-                ),
-                *("--no-annotate", "--no-emit-index-url", "--config-file", work / "uv.toml"),
-                *("--output-file", work / "lock.txt", *file.arguments, work / "requirements.in"),
+                *(sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--generate-hashes"),
+                *("--no-header", "--no-annotate", "--no-emit-index-url"),
+                *("--config-file", str(work / "uv.toml")),
+                *("--output-file", str(work / "lock.txt"), *file.arguments, str(work / "requirements.in")),
             ],
             environment=index_environment(),
             cwd=work,

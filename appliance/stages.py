@@ -46,7 +46,8 @@ class BuildContext:
     """What every stage of one build shares.
 
     `log` is the build's log file (pass it to `run`), `epoch` the SOURCE_DATE_EPOCH that every output uses,
-    `mirror` the one named on the command line, `cleanup` closes whatever a stage leaves open, also on
+    `mirrors` what the command line
+    names (`[NAME=]URL`), `cleanup` closes whatever a stage leaves open, also on
     Ctrl-C. `made` collects the stages that ran or were found, for the report.
     """
 
@@ -54,7 +55,7 @@ class BuildContext:
     log: Path
     progress: Progress
     epoch: int
-    mirror: str | None = None
+    mirrors: tuple[str, ...] = ()
     wheel_directories: tuple[Path, ...] = ()
     cold: bool = False
     cleanup: ExitStack = field(default_factory=ExitStack)
@@ -98,7 +99,7 @@ def build_context(
     purpose: str,
     *,
     epoch: int,
-    mirror: str | None = None,
+    mirrors: tuple[str, ...] = (),
     wheel_directories: tuple[Path, ...] = (),
     cold: bool = False,
     cache: Cache | None = None,
@@ -116,7 +117,7 @@ def build_context(
         log=log,
         progress=Progress() if progress is None else progress,
         epoch=epoch,
-        mirror=mirror,
+        mirrors=mirrors,
         wheel_directories=wheel_directories,
         cold=cold,
     )
