@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from daemon.cli.json_types import JsonObject, JsonValue, as_list, as_object, text_of
+from daemon.cli.json_types import JsonObject, JsonValue, as_list, as_object, objects_of, text_of
 from daemon.errors import (
     BUS_ERROR_PREFIX,
     CentralinoError,
@@ -80,21 +80,25 @@ def error_from_bus(name: str, message: str) -> CentralinoError:
 
 
 def problems_from_text(message: str) -> list[Problem]:
-    """The problems in an InvalidSettings message: a JSON list, or one `path: message; remedy` a line."""
-    try:
-        decoded: object = json.loads(message)
-    except ValueError:
-        decoded = None
-    if isinstance(decoded, list):
-        return [
-            Problem(text_of(entry, "path"), text_of(entry, "message"), text_of(entry, "remedy"))
-            for entry in map(as_object, decoded)
-        ]
+    """The problems in an InvalidSettings message: one `path: message; remedy` a line."""
     problems = []
     for line in message.splitlines() or [message]:
         path, separator, rest = line.partition(": ")
         problems.append(Problem(path, rest) if separator and " " not in path else Problem("", line))
     return problems
+
+
+def problems_of(answer: JsonObject) -> list[Problem]:
+    """The list `problems` of a plan or an error, warnings included."""
+    return [
+        Problem(
+            text_of(entry, "path"),
+            text_of(entry, "message"),
+            text_of(entry, "remedy"),
+            entry.get("fatal") is not False,
+        )
+        for entry in objects_of(answer, "problems")
+    ]
 
 
 class Client:
@@ -251,12 +255,8 @@ class Client:
                         f"follow it with: centralino jobs watch {identifier}",
                     )
                 events = [as_object(json.loads(event)) for event in wait(JOB_POLL_SECONDS)]
-                ours = [event for event in events if text_of(event, "id") == identifier]
-                changed = None
-                if ours or not events:
-                    # The signal reaches every user of the bus, so it carries no result: that is asked for.
-                    changed = self.read_object(JOBS, "Get", identifier)
-                if changed is not None:
-                    job = changed
+                # The signal goes to everybody and so tells little: message and result must be asked for.
+                if not events or any(text_of(event, "id") == identifier for event in events):
+                    job = self.read_object(JOBS, "Get", identifier)
                     on_change(job)
         return job

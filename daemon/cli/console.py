@@ -187,7 +187,7 @@ class Menu:
         verdict = self._login.check(user, password)
         if verdict is Verdict.REFUSED:
             # As login(1) does it: guessing must cost time.
-            time.sleep(self._login.pause_seconds)
+            time.sleep(self._login.pause_seconds())
             self._terminal.write("Login incorrect")
             self._pause()
             raise Cancelled

@@ -42,19 +42,22 @@ class Verdict(StrEnum):
 
 @dataclass
 class Login:
-    """Login attempts of one menu; `pause_seconds` is how long the next refusal holds up whoever types."""
+    """Login attempts of one menu."""
 
     execute: Callable[..., Completed] = run
-    pause_seconds: float = FIRST_PAUSE_SECONDS
+    _next_pause: float = FIRST_PAUSE_SECONDS
 
     def check(self, user: str, password: str) -> Verdict:
         """Judge a name and a password. Raises UnavailableError when this box cannot check passwords."""
         verdict = self._judge(user, password)
-        if verdict is Verdict.REFUSED:
-            self.pause_seconds = min(self.pause_seconds * 2, LONGEST_PAUSE_SECONDS)
-        else:
-            self.pause_seconds = FIRST_PAUSE_SECONDS
+        if verdict is not Verdict.REFUSED:
+            self._next_pause = FIRST_PAUSE_SECONDS
         return verdict
+
+    def pause_seconds(self) -> float:
+        """How long to hold up whoever was refused; longer each time."""
+        pause, self._next_pause = self._next_pause, min(self._next_pause * 2, LONGEST_PAUSE_SECONDS)
+        return pause
 
     def _judge(self, user: str, password: str) -> Verdict:
         if not password or "\0" in password or not may_administer(user):

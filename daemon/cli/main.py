@@ -10,9 +10,9 @@ from collections.abc import Mapping
 
 import click
 
-from daemon.cli.render import emit_json, line, prepare_streams
+from daemon.cli.render import line, prepare_streams
 from daemon.cli.session import Session
-from daemon.errors import CentralinoError, InvalidSettingsError
+from daemon.errors import CentralinoError, InvalidSettingsError, StorageError
 
 INTERRUPTED = 128 + signal.SIGINT
 
@@ -127,10 +127,18 @@ def main() -> None:
         code = run()
         sys.stdout.flush()
     except BrokenPipeError:
-        # The interpreter flushes stdout once more at exit and would complain about the same pipe.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _abandon_stdout()
         code = 128 + signal.SIGPIPE
+    except OSError as error:
+        _abandon_stdout()
+        print(f"centralino: the output could not be written: {error.strerror}", file=sys.stderr)
+        code = StorageError.exit_code
     sys.exit(code)
 
 
-__all__ = ["cli", "emit_json", "main", "run"]
+def _abandon_stdout() -> None:
+    """The interpreter flushes stdout once more at exit and would complain about the same thing."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+__all__ = ["cli", "main", "run"]

@@ -7,9 +7,9 @@ import json
 import click
 
 from daemon.cli.client import SYSTEM
-from daemon.cli.json_types import JsonObject
+from daemon.cli.json_types import JsonObject, as_object, text_of
 from daemon.cli.plans import plan_of, show_verb_plan
-from daemon.cli.progress import follow
+from daemon.cli.progress import job_error, watch
 from daemon.cli.render import emit_json, line
 from daemon.cli.session import Session, Write, writes
 from daemon.errors import UnavailableError
@@ -50,9 +50,12 @@ def _verb(verb: str) -> click.Command:
         write.ask(question)
         job = session.client.call(SYSTEM, "Maintenance", verb, json.dumps(options))
         try:
-            result = follow(session.client, job, quiet=write.json)
+            ended = watch(session.client, job, quiet=write.json)
         except UnavailableError:
-            result = {}  # the bus went down with the box, which is what was asked for
+            ended = {"state": "done"}  # the bus went down with the box, which is what was asked for
+        if text_of(ended, "state") != "done":
+            raise job_error(ended)
+        result = as_object(ended.get("result"))
         if write.json:
             emit_json({"job": job, "result": result})
         else:

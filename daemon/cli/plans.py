@@ -7,13 +7,13 @@ import sys
 
 import click
 
-from daemon.cli.client import SETTINGS, Client
+from daemon.cli.client import SETTINGS, Client, problems_of
 from daemon.cli.json_types import JsonObject, as_object, objects_of, text_of, texts_of, whole_of
 from daemon.cli.progress import follow
 from daemon.cli.render import diff, emit_json, line, seconds
 from daemon.cli.session import Session, Write
 from daemon.cli.status import local_time
-from daemon.errors import CentralinoError, InvalidSettingsError, Problem
+from daemon.errors import CentralinoError, InvalidSettingsError
 
 
 def plan_of(answer: str) -> JsonObject:
@@ -42,19 +42,6 @@ def propose(client: Client, document: JsonObject, base: int) -> JsonObject:
     if fatal:
         raise InvalidSettingsError(fatal)
     return plan
-
-
-def problems_of(plan: JsonObject) -> list[Problem]:
-    """The plan's problems, warnings included."""
-    return [
-        Problem(
-            text_of(entry, "path"),
-            text_of(entry, "message"),
-            text_of(entry, "remedy"),
-            entry.get("fatal") is not False,
-        )
-        for entry in objects_of(plan, "problems")
-    ]
 
 
 def changes_nothing(plan: JsonObject) -> bool:

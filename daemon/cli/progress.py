@@ -7,7 +7,13 @@ import sys
 from daemon.cli.client import Client
 from daemon.cli.json_types import JsonObject, as_object, text_of
 from daemon.cli.render import colour_wanted, line, visible
-from daemon.errors import CentralinoError
+from daemon.errors import CentralinoError, InvalidSettingsError
+
+
+class JobCancelledError(CentralinoError):
+    """The job was cancelled; what it had begun was put back."""
+
+    exit_code = 11
 
 
 def follow(
@@ -83,14 +89,13 @@ def _with_bar(client: Client, identifier: str, limit_seconds: float | None) -> J
 
 def job_error(job: JsonObject) -> CentralinoError:
     """The exception for a job that failed or was cancelled."""
-    from daemon.cli.client import error_from_bus
+    from daemon.cli.client import error_from_bus, problems_of
 
     if text_of(job, "state") == "cancelled":
-        return CentralinoError(f"job {text_of(job, 'id')} was cancelled")
-    error = job.get("error")
-    if isinstance(error, dict):
-        name = text_of(error, "name") or text_of(error, "error")
-        message = text_of(error, "message") or "it gave no reason"
-        remedy = text_of(error, "remedy")
-        return error_from_bus(name, f"{message}; {remedy}" if remedy and remedy not in message else message)
-    return CentralinoError(f"job {text_of(job, 'id')} failed: {error or 'it gave no reason'}")
+        return JobCancelledError(f"job {text_of(job, 'id')} was cancelled", "what it had begun was put back")
+    error = as_object(job.get("error"))
+    if problems := problems_of(error):
+        return InvalidSettingsError(problems)
+    found = error_from_bus(text_of(error, "name"), text_of(error, "message", "it gave no reason"))
+    found.remedy = text_of(error, "remedy")
+    return found

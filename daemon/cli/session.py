@@ -23,13 +23,13 @@ CONFIRM_SECONDS = 60
 class DeclinedError(CentralinoError):
     """The person answered no; nothing was changed."""
 
-    exit_code = 12
+    exit_code = 13
 
 
 class UnhealthyError(CentralinoError):
     """The box is not healthy; only `status --check` and `status --wait` say so by exit code."""
 
-    exit_code = 11
+    exit_code = 12
 
 
 @dataclass
