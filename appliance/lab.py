@@ -22,6 +22,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import product
 from pathlib import Path
 from types import TracebackType
@@ -323,7 +324,10 @@ def tear_down(name: str, directory: Path, *, keep_disks: bool = False) -> None:
     group.remove()
     if not keep_disks:
         shutil.rmtree(directory / "nodes", ignore_errors=True)
-        (directory / "lab.json").unlink(missing_ok=True)
+        for file in (directory / "lab.json", *directory.glob("*.log")):
+            file.unlink(missing_ok=True)
+        with suppress(OSError):  # not there, or somebody put files of his own into it
+            directory.rmdir()
     (REGISTRY / f"{name}.json").unlink(missing_ok=True)
 
 

@@ -186,13 +186,21 @@ def kill_unit(name: str | None, host: str, unit: str) -> None:
     click.echo(f"{host}: killed every process of {unit}")
 
 
-def built_root(profile_file: Path | None, platform_name: str | None) -> Path:
+def built_root(
+    profile_file: Path | None,
+    platform_name: str | None,
+    *,
+    mirrors: tuple[str, ...] = (),
+    wheel_directories: tuple[Path, ...] = (),
+) -> Path:
     """The root tree of a profile or platform, from the cache or built now; read only. Raises BuildError."""
     from appliance.formats_contract import OutputFormat
     from appliance.image import build_images
 
     chosen, platform = chosen_profile(profile_file, platform_name)
-    return build_images(chosen, platform, (OutputFormat.ROOT,)).paths[OutputFormat.ROOT]
+    wanted = (OutputFormat.ROOT,)
+    made = build_images(chosen, platform, wanted, mirrors=mirrors, wheel_directories=wheel_directories)
+    return made.paths[OutputFormat.ROOT]
 
 
 def _facts(made: Lab) -> dict[str, object]:

@@ -13,6 +13,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -304,7 +305,8 @@ class Node:
             raise LabError(f"{self.name}: {unit} has no process to send {number.name} to")
         moment = time.monotonic()
         for process in processes:
-            os.kill(process, number)
+            with suppress(ProcessLookupError):  # it ended while we looked
+                os.kill(process, number)
         return moment
 
     def wait_active(self, unit: str, limit_seconds: float = 30.0) -> None:
