@@ -31,6 +31,10 @@ NEEDED = (
     TREE_INFO,
     DISC_INFO,
 )
+_CHECKSUM_LINES = (
+    r"SHA256 \((?P<name>.+)\) = (?P<digest>[0-9a-f]{64})\s*$",
+    r"(?P<digest>[0-9a-f]{64}) [ *](?P<name>.+?)\s*$",
+)
 
 
 @dataclass(frozen=True)
@@ -58,10 +62,9 @@ def check_checksum(path: Path, checksum_file: Path, digest: str | None = None) -
         ) from error
     wanted: dict[str, str] = {}
     for line in text.splitlines():
-        if found := re.match(r"SHA256 \((?P<name>.+)\) = (?P<digest>[0-9a-f]{64})\s*$", line):
-            wanted[found["name"]] = found["digest"]
-        elif found := re.match(r"(?P<digest>[0-9a-f]{64}) [ *](?P<name>.+?)\s*$", line):
-            wanted[found["name"]] = found["digest"]
+        for pattern in _CHECKSUM_LINES:
+            if found := re.match(pattern, line):
+                wanted[found["name"]] = found["digest"]
     if path.name not in wanted:
         raise InputError(
             f"{checksum_file} does not list {path.name} with a SHA-256",
@@ -70,7 +73,8 @@ def check_checksum(path: Path, checksum_file: Path, digest: str | None = None) -
     found_digest = digest_file(path) if digest is None else digest
     if found_digest != wanted[path.name]:
         raise InputError(
-            f"{path} is not what the vendor published: SHA-256 {found_digest}, CHECKSUM says {wanted[path.name]}",
+            f"{path} is not what the vendor published: its SHA-256 is {found_digest}, "
+            f"CHECKSUM says {wanted[path.name]}",
             "download it again",
         )
     return found_digest

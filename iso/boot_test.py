@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
+from typing import IO
 
 from appliance.errors import BootTestError, HostError, InputError
 from appliance.run import find_program, require, run
@@ -80,7 +81,9 @@ def load_expectation(name: str) -> Expectation:
         for pattern in (*failures, *(milestone.pattern for milestone in milestones)):
             re.compile(pattern)
     except OSError as error:
-        raise InputError(f"{name} cannot be read: {error.strerror}", "name a file, or installer or disk") from error
+        raise InputError(
+            f"{name} cannot be read: {error.strerror}", "name a file, or installer or disk"
+        ) from error
     except (tomllib.TOMLDecodeError, KeyError, TypeError, ValueError, re.error) as error:
         raise InputError(
             f"{name} holds no milestones: {error}", "each [[milestone]] needs title, pattern and seconds"
@@ -95,7 +98,9 @@ def image_format(image: Path) -> str:
     require({"qemu-img": "qemu-utils"})
     import json
 
-    found = run(["qemu-img", "info", "--output=json", image], limit_seconds=60, remedy="name an ISO or a disk image")
+    found = run(
+        ["qemu-img", "info", "--output=json", image], limit_seconds=60, remedy="name an ISO or a disk image"
+    )
     return str(json.loads(found.output)["format"])
 
 
@@ -120,13 +125,15 @@ def boot_test(
     """
     require({"qemu-system-x86_64": "qemu-system-x86", "qemu-img": "qemu-utils"})
     if machine.attachment is not Attachment.DISK and machine.image_format != "raw":
-        raise InputError(f"{machine.image} is {machine.image_format}; only a raw image can be a disc or a stick")
+        raise InputError(
+            f"{machine.image} is {machine.image_format}; only a raw image can be a disc or a stick"
+        )
     log.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="boot-test-") as name:
         workshop = Path(name)
         _prepare(machine, workshop)
-        with log.open("wb") as stream, _started(machine, workshop) as process:
-            watcher = _Watcher(process, stream, expectation, on_milestone)
+        with log.open("wb") as stream, _started(machine, workshop) as (process, console):
+            watcher = _Watcher(console, stream, expectation, on_milestone)
             picture: Path | None = log.with_suffix(".png")
             try:
                 watcher.watch()
@@ -151,24 +158,30 @@ def _prepare(machine: Machine, workshop: Path) -> None:
 
 
 @contextmanager
-def _started(machine: Machine, workshop: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """QEMU, ended when the block is left, however it is left."""
+def _started(machine: Machine, workshop: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """QEMU and the descriptor of its console, ended when the block is left, however it is left."""
     words = command_line(machine, workshop)
     words[0] = str(find_program(words[0]))
     # Not appliance.run: the console is read while the machine runs.
-    process = subprocess.Popen(
-        words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
-    )
+    console, writer = os.pipe()
     try:
-        yield process
+        process = subprocess.Popen(
+            words, stdin=subprocess.DEVNULL, stdout=writer, stderr=writer, start_new_session=True
+        )
+    except BaseException:
+        os.close(console)
+        raise
+    finally:
+        os.close(writer)
+    try:
+        yield process, console
     finally:
         process.terminate()
         with suppress(subprocess.TimeoutExpired):
             process.wait(timeout=10)
         process.kill()
         process.wait()
-        if process.stdout:
-            process.stdout.close()
+        os.close(console)
 
 
 def _picture(process: subprocess.Popen[bytes], channel: Path, target: Path) -> Path | None:
@@ -189,12 +202,12 @@ class _Watcher:
 
     def __init__(
         self,
-        process: subprocess.Popen[bytes],
-        log: object,
+        console: int,
+        log: IO[bytes],
         expectation: Expectation,
         on_milestone: Callable[[str, float], None],
     ) -> None:
-        self._process = process
+        self._console = console
         self._log = log
         self._expectation = expectation
         self._on_milestone = on_milestone
@@ -204,12 +217,11 @@ class _Watcher:
 
     def watch(self) -> None:
         """Until the last milestone, a failure, a limit, or the end of the machine."""
-        assert self._process.stdout is not None
         started = time.monotonic()
         position = 0
         factor = 1.0 if accelerated() else EMULATION_FACTOR
         with selectors.DefaultSelector() as selector:
-            selector.register(self._process.stdout, selectors.EVENT_READ)
+            selector.register(self._console, selectors.EVENT_READ)
             for milestone in self._expectation.milestones:
                 deadline = time.monotonic() + milestone.seconds * factor
                 while True:
@@ -234,10 +246,9 @@ class _Watcher:
         self._failed()
 
     def _read(self) -> bool:
-        assert self._process.stdout is not None
-        data = os.read(self._process.stdout.fileno(), 65536)
-        self._log.write(data)  # type: ignore[attr-defined]
-        self._log.flush()  # type: ignore[attr-defined]
+        data = os.read(self._console, 65536)
+        self._log.write(data)
+        self._log.flush()
         self.text += _ESCAPES.sub("", data.decode("utf-8", "replace"))
         return bool(data)
 

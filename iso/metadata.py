@@ -66,4 +66,5 @@ def discinfo(epoch: int, version: str, architecture: str) -> str:
 
 def media_repo(title: str, version: str, epoch: int) -> str:
     """`media.repo`: lets dnf use the mounted medium."""
-    return f"[InstallMedia]\nname={title} {version}\nmediaid={epoch}.000000\nmetadata_expire=-1\ngpgcheck=0\ncost=500\n"
+    lines = ("[InstallMedia]", f"name={title} {version}", f"mediaid={epoch}.000000", "metadata_expire=-1")
+    return "\n".join((*lines, "gpgcheck=0", "cost=500")) + "\n"

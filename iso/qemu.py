@@ -76,27 +76,25 @@ def accelerated() -> bool:
     words += ["-cpu", "host", "-m", "64", "-display", "none", "-vga", "none", "-monitor", "none"]
     # SeaBIOS tells its debug port what it does.
     words += ["-chardev", "stdio,id=debug", "-device", "isa-debugcon,iobase=0x402,chardev=debug"]
+    console, writer = os.pipe()
     try:
-        process = subprocess.Popen(
-            words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
+        process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=writer, stderr=subprocess.DEVNULL)
     except OSError:
+        os.close(console)
         return False
-    assert process.stdout is not None
+    finally:
+        os.close(writer)
     seen = b""
     deadline = time.monotonic() + PROBE_SECONDS
     try:
         while b"No bootable device" not in seen and (left := deadline - time.monotonic()) > 0:
-            if not select.select([process.stdout], [], [], left)[0]:
-                break
-            data = os.read(process.stdout.fileno(), 65536)
-            if not data:
+            if not select.select([console], [], [], left)[0] or not (data := os.read(console, 65536)):
                 break
             seen += data
     finally:
         process.kill()
         process.wait()
-        process.stdout.close()
+        os.close(console)
     return b"No bootable device" in seen
 
 
@@ -209,7 +207,12 @@ def png(ppm: bytes) -> bytes:
     pixels = ppm[len(ppm) - 3 * width * height :]
     rows = b"".join(b"\x00" + pixels[3 * width * row : 3 * width * (row + 1)] for row in range(height))
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    chunks: Sequence[tuple[bytes, bytes]] = ((b"IHDR", header), (b"IDAT", zlib.compress(rows, 6)), (b"IEND", b""))
+    chunks: Sequence[tuple[bytes, bytes]] = (
+        (b"IHDR", header),
+        (b"IDAT", zlib.compress(rows, 6)),
+        (b"IEND", b""),
+    )
     return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
     )
