@@ -145,7 +145,7 @@ def demo(
                 root = built_root(None, "debian12", mirrors=mirrors, wheel_directories=wheel_directories)
                 facts["build_seconds"] = time.monotonic() - began
             steps.say("root tree built", f"{facts['build_seconds']:.1f} s (cached stages count as nothing)")
-        with tempfile.TemporaryDirectory(prefix="centralino-demo-", dir="/var/tmp") as directory:  # noqa: S108
+        with tempfile.TemporaryDirectory(prefix="centralino-demo-", dir="/var/tmp") as directory:
             show(root, Path(directory) / "lab", steps, facts)
     except BuildError:
         console.print(f"logs of the lab, if it came so far: {LOGS.resolve()}", highlight=False)
