@@ -30,7 +30,11 @@ hostile = strategies.sampled_from(
 )
 text = strategies.one_of(hostile, strategies.text(max_size=30), strategies.text(min_size=5000, max_size=5001))
 scalars = strategies.one_of(
-    strategies.none(), strategies.booleans(), strategies.integers(), strategies.floats(allow_nan=False, allow_infinity=False), text
+    strategies.none(),
+    strategies.booleans(),
+    strategies.integers(),
+    strategies.floats(allow_nan=False, allow_infinity=False),
+    text,
 )
 anything = strategies.recursive(
     scalars,
