@@ -112,12 +112,17 @@ def line(text: str = "", *, style: str = "", stream: TextIO | None = None) -> No
 
 
 def _wrapped(text: str, width: int) -> str:
-    if len(text) <= width:
-        return text
+    if len(text) <= width and text.isascii():
+        return text.rstrip()
     indent = " " * min(len(text) - len(text.lstrip(" ")), width // 2)
-    return textwrap.fill(
-        text, width, subsequent_indent=indent, break_on_hyphens=False, replace_whitespace=False
-    )
+    if text.isascii():
+        lines = textwrap.wrap(text, width, subsequent_indent=indent, break_on_hyphens=False)
+    else:  # characters may be two columns wide, which rich knows
+        from rich.text import Text
+
+        wrapped = Text(text.lstrip(" ")).wrap(console(), width - len(indent), overflow="fold")
+        lines = [indent + part.plain for part in wrapped]
+    return "\n".join(part.rstrip() for part in lines)
 
 
 def diff(text: str, *, indent: str = "  ", stream: TextIO | None = None) -> None:

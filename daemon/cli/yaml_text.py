@@ -6,6 +6,7 @@ Read by the core schema of YAML 1.2 only (https://yaml.org/spec/1.2.2/#103-core-
 
 from __future__ import annotations
 
+import math
 import re
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -21,10 +22,11 @@ WIDTH = 100
 MARK = "#! "
 DEEPEST = 32
 
+_TAGS = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("str", "map", "seq"))
 _PLAIN = re.compile(r"[A-Za-z/_][A-Za-z0-9_./@+-]*")
 _RESERVED = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y", "n"})
 _INTEGER = re.compile(r"[-+]?[0-9]{1,18}")
-_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]{1,2})?")
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]{1,3})?")
 
 
 @dataclass
@@ -165,7 +167,7 @@ def _built(
     if id(node) in seen:
         raise _refused(node, "uses an alias (*name); write the value out")
     seen[id(node)] = True
-    if node.tag.startswith("!") or not node.tag.startswith("tag:yaml.org,2002:"):
+    if node.tag not in _TAGS:
         raise _refused(node, f"has the tag {node.tag}; settings need none")
     lines.setdefault(keys, node.start_mark.line)
     if isinstance(node, yaml.MappingNode):
@@ -196,8 +198,8 @@ def _plain(node: yaml.ScalarNode) -> JsonValue:
         return False
     if _INTEGER.fullmatch(text):
         return int(text)
-    if _FLOAT.fullmatch(text):
-        return float(text)
+    if _FLOAT.fullmatch(text) and math.isfinite(number := float(text)):
+        return number
     return text
 
 

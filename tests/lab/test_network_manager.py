@@ -14,10 +14,12 @@ from pathlib import Path
 import pytest
 
 from appliance.lab import Lab, Node
+from daemon.network.keyfile import profile_uuid
 
 pytestmark = pytest.mark.lab
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+GOLDEN = REPOSITORY / "tests" / "unit" / "golden_network"
 ENGINE = """
 import json, sys
 from daemon.errors import CentralinoError
@@ -220,6 +222,34 @@ def test_what_only_this_box_knows_is_refused(node: Node) -> None:
         "network.interfaces.eth7: there is no such interface; this box has: eth0, eth1"
     ]
     assert found["sentences"] == []
+
+
+def test_network_manager_reads_every_kind_of_profile(node: Node) -> None:
+    """VLAN and bond, also where this kernel cannot make them: NetworkManager must take each line as meant."""
+    folder = "/etc/NetworkManager/system-connections"
+    names = ["bond0", "bond0.20", "eth2", "eth3"]
+    for name in names:
+        text = (GOLDEN / f"centralino-{name}.nmconnection").read_text()
+        # Nothing shall come up here: the profiles are only read.
+        text = text.replace("autoconnect=true", "autoconnect=false")
+        node.run(
+            ["install", "-m", "600", "/dev/stdin", f"{folder}/centralino-{name}.nmconnection"],
+            input_text=text,
+        )
+    node.run(["nmcli", "connection", "reload"])
+
+    def field(name: str, *keys: str) -> list[str]:
+        shown = node.run(["nmcli", "-g", ",".join(keys), "connection", "show", f"centralino-{name}"]).output
+        return shown.strip().splitlines()
+
+    assert field("bond0", "connection.type", "bond.options") == ["bond", "mode=802.3ad,miimon=100"]
+    assert field("bond0.20", "vlan.parent", "vlan.id", "802-3-ethernet.mtu") == ["bond0", "20", "1400"]
+    assert field("bond0.20", "ipv4.addresses", "ipv4.never-default") == ["198.51.100.5/25", "yes"]
+    assert "203.0.113.0/24 198.51.100.1" in field("bond0.20", "ipv4.routes")[0]
+    assert field("eth2", "ipv4.method", "ipv6.method") == ["disabled", "disabled"]
+    assert field("eth3", "connection.slave-type", "connection.master") == ["bond", profile_uuid("bond0")]
+    for name in names:
+        node.run(["nmcli", "connection", "delete", f"centralino-{name}"])
 
 
 def test_profiles_survive_a_reboot(node: Node) -> None:

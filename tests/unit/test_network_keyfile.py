@@ -1,0 +1,184 @@
+"""Settings in, NetworkManager profiles out; golden files lie in golden_network/.
+
+`UPDATE_GOLDEN=1` writes them anew, for a reader to look through.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from daemon.network import Network, keyfile
+from daemon.network.truth import Link, Truth, parse_gateways, parse_links, read_name_servers
+from daemon.places import Places
+from daemon.settings import Settings
+from daemon.settings.network import NetworkSection
+from daemon.subsystem import Subsystem
+
+GOLDEN = Path(__file__).parent / "golden_network"
+EXAMPLE = NetworkSection.model_validate_json((GOLDEN / "settings.json").read_text())
+
+
+def section(**fields: object) -> Settings:
+    return Settings.model_validate_json(json.dumps({"network": fields}))
+
+
+def test_golden_profiles() -> None:
+    found = {keyfile.file_name(name): text for name, text in keyfile.render(EXAMPLE).items()}
+    found[keyfile.GLOBAL_DNS_FILE] = keyfile.render_global_dns(EXAMPLE) or ""
+    if os.environ.get("UPDATE_GOLDEN"):
+        for name, text in found.items():
+            (GOLDEN / name).write_text(text)
+    expected = {path.name: path.read_text() for path in GOLDEN.iterdir() if path.name != "settings.json"}
+    assert found == expected
+
+
+def test_a_profile_keeps_its_identity() -> None:
+    assert keyfile.profile_uuid("eth0") == keyfile.profile_uuid("eth0") != keyfile.profile_uuid("eth1")
+
+
+def test_name_servers_of_dhcp_stay_but_search_domains_are_added() -> None:
+    settings = section(interfaces={"eth0": {}}, dns={"search": ["example.com"]})
+    assert keyfile.render_global_dns(settings.network) is None
+    assert keyfile.render(settings.network)["eth0"].count("dns-search=example.com;") == 2
+
+
+def test_a_gateway_without_an_own_address_becomes_a_route() -> None:
+    text = keyfile.render(section(interfaces={"eth0": {"gateway": "192.0.2.1"}}).network)["eth0"]
+    assert "route1=0.0.0.0/0,192.0.2.1\n" in text and "gateway=" not in text
+
+
+names = st.from_regex(r"\A[A-Za-z0-9][A-Za-z0-9_.-]{0,14}\Z")
+
+
+@given(st.dictionaries(names, st.sampled_from([{}, {"enabled": False}, {"mtu": 1400}]), max_size=6))
+def test_every_profile_is_an_ini_file_of_its_own(interfaces: dict[str, object]) -> None:
+    import configparser
+
+    files = keyfile.render(section(interfaces=interfaces).network)
+    assert set(files) == set(interfaces)
+    for name, text in files.items():
+        parsed = configparser.ConfigParser(interpolation=None, delimiters=("=",))
+        parsed.read_string(text)
+        assert parsed["connection"]["interface-name"] == name
+        assert "/" not in keyfile.file_name(name)
+
+
+# --- the subsystem below a root of its own ------------------------------------------------------------------
+
+
+def below(tmp_path: Path) -> Network:
+    network = Network(Places(tmp_path))
+    assert isinstance(network, Subsystem)
+    return network
+
+
+def apply_all(network: Network, old: Settings | None, new: Settings) -> list[str]:
+    changes = network.plan(old, new)
+    for change in changes:
+        assert change.risky
+        network.apply(change)
+        network.apply(change)  # twice equals once
+    return [change.sentence for change in changes]
+
+
+def files(root: Path) -> dict[str, str]:
+    return {str(path.relative_to(root)): path.read_text() for path in root.rglob("*") if path.is_file()}
+
+
+def test_forth_and_back_leaves_nothing(tmp_path: Path) -> None:
+    network = below(tmp_path)
+    empty = Settings()
+    one = section(
+        interfaces={"eth0": {"ipv4": "static", "addresses": ["192.0.2.10/24"], "gateway": "192.0.2.1"}},
+        dns={"servers": ["192.0.2.53"]},
+    )
+    sentences = apply_all(network, empty, one)
+    assert sentences == [
+        "Ask the name servers 192.0.2.53",
+        "Set eth0: IPv4 static, IPv6 automatic, addresses 192.0.2.10/24, gateway 192.0.2.1",
+    ]
+    profile = tmp_path / "etc/NetworkManager/system-connections/centralino-eth0.nmconnection"
+    assert profile.stat().st_mode & 0o777 == 0o600
+    assert network.plan(one, one) == []
+    assert apply_all(network, one, empty) == [
+        "Ask the name servers that DHCP names",
+        "Leave eth0 to the profile that the image brought",
+    ]
+    assert files(tmp_path) == {}
+
+
+def test_an_unknown_past_plans_everything_and_removes_what_is_not_wanted(tmp_path: Path) -> None:
+    network = below(tmp_path)
+    two = section(interfaces={"eth0": {}, "eth1": {}})
+    one = section(interfaces={"eth1": {}})
+    apply_all(network, None, two)
+    foreign = tmp_path / "etc/NetworkManager/system-connections/other.nmconnection"
+    foreign.write_text("[connection]\n")
+    apply_all(network, None, one)
+    assert sorted(path.name for path in foreign.parent.iterdir()) == [
+        "centralino-eth1.nmconnection",
+        foreign.name,
+    ]
+
+
+def test_parents_come_before_what_stands_on_them(tmp_path: Path) -> None:
+    settings = Settings(network=EXAMPLE)
+    order = [change.detail.get("interface") for change in below(tmp_path).plan(Settings(), settings)]
+    assert order == [None, "eth0", "eth1", "eth2", "eth3", "eth4", "bond0", "bond0.20"]
+
+
+# --- reading the kernel -------------------------------------------------------------------------------------
+
+ADDRESSES = json.dumps(
+    [
+        {"ifname": "lo", "link_type": "loopback", "flags": ["UP"]},
+        {
+            "ifname": "eth0",
+            "link_type": "ether",
+            "flags": ["UP", "LOWER_UP"],
+            "operstate": "UP",
+            "mtu": 1500,
+            "address": "02:00:00:00:00:01",
+            "linkinfo": {"info_kind": "veth"},
+            "addr_info": [
+                {"family": "inet", "local": "192.0.2.10", "prefixlen": 24},
+                {"family": "inet6", "local": "2001:db8::10", "prefixlen": 64},
+                {"family": "inet6", "local": "2001:db8::bad", "prefixlen": 64, "dadfailed": True},
+                {},
+            ],
+        },
+        {"ifname": "eth1", "link_type": "ether", "flags": [], "operstate": "DOWN", "addr_info": [{}]},
+    ]
+)
+
+
+def test_links_are_read() -> None:
+    links = parse_links(ADDRESSES)
+    assert list(links) == ["eth0", "eth1"]
+    assert [str(address) for address in links["eth0"].addresses] == ["192.0.2.10/24", "2001:db8::10/64"]
+    assert links["eth0"].up and links["eth0"].carrier and links["eth0"].kind == "veth"
+    assert not links["eth1"].up and parse_links("") == {}
+
+
+def test_gateways_and_name_servers_are_read(tmp_path: Path) -> None:
+    text = '[{"dst":"default","gateway":"192.0.2.1","dev":"eth0"},{"dst":"default","dev":"ppp0"}]'
+    assert parse_gateways(text) == ["192.0.2.1 via eth0"]
+    assert parse_gateways("") == []
+    file = tmp_path / "resolv.conf"
+    file.write_text("# nameserver 9.9.9.9\nnameserver 192.0.2.53\nsearch x\nnameserver\n")
+    assert read_name_servers(file) == ("192.0.2.53",)
+    assert read_name_servers(tmp_path / "none") == ()
+
+
+def test_truth_is_json() -> None:
+    truth = Truth(parse_links(ADDRESSES), ("192.0.2.1 via eth0",), ("192.0.2.53",))
+    assert json.loads(json.dumps(truth.as_json()))["interfaces"][0]["addresses"] == [
+        "192.0.2.10/24",
+        "2001:db8::10/64",
+    ]
+    assert Link("x").as_json()["addresses"] == []
