@@ -18,7 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from appliance.cache import JsonValue, digest_file
 from appliance.errors import BuildError, HostError, MirrorError
 from appliance.formats_contract import Variant
-from appliance.mirror import Source, probe
+from appliance.mirror import Source
 from appliance.platform_data import PlatformData
 from appliance.profile import Profile
 from appliance.run import isolated, require, run
@@ -27,6 +27,8 @@ from appliance.stages import BuildContext, Stage
 TEMPLATES = Path(__file__).parent / "templates"
 SCHEMA_VERSION = "8.3"
 KIWI_VERSION = "10.2.8"
+# To be raised when this module makes another tree of the same description.
+RECIPE = 1
 PREPARE_SECONDS = 3 * 3600.0
 # A tree with kernel and guest agents takes about 2 GiB; the packages that it is made of as much again.
 NEEDED_BYTES = 4 << 30
@@ -126,7 +128,7 @@ def signing_keys(profile: Profile, platform: PlatformData) -> list[Path]:
 def os_stage(profile: Profile, platform: PlatformData, variant: Variant, sources: Sequence[Source]) -> Stage:
     """The stage that makes the tree of packages; its output holds `root/` and `description/`.
 
-    Raises HostError if this host lacks a program or key. The mirrors are asked before kiwi starts.
+    Raises HostError if this host lacks a program or key.
     """
     require(platform.kiwi.host_programs)
     keys = signing_keys(profile, platform)
@@ -135,11 +137,11 @@ def os_stage(profile: Profile, platform: PlatformData, variant: Variant, sources
         "description": text,
         "keys": [digest_file(key) for key in keys],
         "kiwi": KIWI_VERSION,
+        "recipe": RECIPE,
         "variant": str(variant),
     }
 
     def prepare(output: Path, context: BuildContext) -> None:
-        probe(sources)
         description = output / "description"
         description.mkdir()
         (description / "config.xml").write_text(text, encoding="utf-8")

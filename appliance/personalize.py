@@ -14,12 +14,16 @@ from appliance.platform_data import PlatformData
 from appliance.profile import Profile
 
 FIRST_USER = "admin"
+HOSTS = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n"
 
 
 def personalize(root: Path, profile: Profile, platform: PlatformData) -> None:
     """Write hostname, time zone, locale, keyboard, root's password hash and the first user's keys."""
     regional = profile.regional
     write(root, "etc/hostname", f"{profile.network.hostname}\n")
+    if not (root / "etc/hosts").exists():
+        # kiwi takes away the build host's and leaves none.
+        write(root, "etc/hosts", HOSTS)
     zone = Path("usr/share/zoneinfo") / regional.timezone
     if ".." in zone.parts or not (root / zone).is_file():
         raise InputError(

@@ -18,7 +18,7 @@ from appliance.cache import Entry, JsonValue
 from appliance.errors import HostError
 from appliance.formats_contract import Variant
 from appliance.kiwi import os_stage
-from appliance.mirror import Source
+from appliance.mirror import Source, probe
 from appliance.payload import Payload, build_payload
 from appliance.personalize import personalize
 from appliance.platform_data import PlatformData
@@ -45,7 +45,9 @@ def build_root_tree(
     if os.geteuid() != 0:
         raise HostError("building a root tree needs root", "run it with sudo")
     system = os_stage(profile, platform, variant, sources)
-    # The payload first: what it lacks is known in seconds.
+    # Cheap checks first: a mirror that does not answer and a wheel that cannot be had are known in seconds.
+    if context.cold or context.cache.find(system.name, system.key) is None:
+        probe(sources)
     payload = build_payload(profile, platform, context)
     packages = context.build(system)
     environment = context.build(_environment_stage(packages, payload, platform))

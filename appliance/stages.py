@@ -81,10 +81,11 @@ class BuildContext:
                 f"{stage.needs_bytes >> 20} MiB needed",
                 "free some, or point CENTRALINO_CACHE to a larger disk",
             )
+        last = self.cache.last_record(stage.name)
         started = time.monotonic()
         with (
             self.cache.making(stage.name, stage.key) as output,
-            self.progress.step(stage.title, self.cache.last_seconds(stage.name)),
+            self.progress.step(stage.title, None if last is None else last.seconds),
         ):
             with self.log.open("a") as stream:
                 stream.write(f"\n=== {stage.name}: {stage.title} ({stage.key[:16]})\n")

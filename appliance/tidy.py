@@ -21,6 +21,8 @@ EMPTIED = (
     "var/log/journal",
     "root/.ansible",
     "root/.cache",
+    "tmp",
+    "var/tmp",
 )
 # Single files: each is made anew when it is needed.
 REMOVED = (
