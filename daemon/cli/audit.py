@@ -15,7 +15,13 @@ from daemon.cli.status import local_time
 
 @click.command()
 @click.option(
-    "--limit", "-n", type=click.IntRange(1, 10_000), default=20, show_default=True, help="How many."
+    "--limit",
+    "-n",
+    type=click.IntRange(1, 10_000),
+    default=20,
+    show_default=True,
+    metavar="NUMBER",
+    help="How many.",
 )
 @reads
 def audit(session: Session, as_json: bool, limit: int) -> None:

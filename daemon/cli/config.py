@@ -259,7 +259,13 @@ def diff_command(session: Session, as_json: bool, older: int | None, newer: int)
 
 @config.command("history")
 @click.option(
-    "--limit", "-n", type=click.IntRange(1, 10_000), default=20, show_default=True, help="How many."
+    "--limit",
+    "-n",
+    type=click.IntRange(1, 10_000),
+    default=20,
+    show_default=True,
+    metavar="NUMBER",
+    help="How many.",
 )
 @reads
 def history(session: Session, as_json: bool, limit: int) -> None:
@@ -324,7 +330,11 @@ def confirm(session: Session, write: Write) -> None:
 @config.command("export")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path, allow_dash=True), default="-")
 @click.option(
-    "--revision", type=click.IntRange(0), default=0, help="An older revision; default: the current one."
+    "--revision",
+    type=click.IntRange(0),
+    default=0,
+    metavar="NUMBER",
+    help="An older revision; default: the current one.",
 )
 @click.option(
     "--format", "kind", type=click.Choice(["yaml", "json"]), help="Default: by the file's name, else YAML."

@@ -99,7 +99,13 @@ for _verb in _ACTS:
 @click.argument("name", shell_complete=complete_services)
 @click.option("--follow", "-f", "follow_on", is_flag=True, help="Stay, and print new lines as they come.")
 @click.option(
-    "--lines", "-n", type=click.IntRange(1, 10_000), default=50, show_default=True, help="How many."
+    "--lines",
+    "-n",
+    type=click.IntRange(1, 10_000),
+    default=50,
+    show_default=True,
+    metavar="NUMBER",
+    help="How many.",
 )
 @reads
 def logs(session: Session, as_json: bool, name: str, follow_on: bool, lines: int) -> None:

@@ -86,6 +86,9 @@ def show(state: JsonObject) -> None:
     if subsystems:
         line()
         table(("SUBSYSTEM", "HEALTH", "REASON"), subsystems)
+    if stored := texts_of(state, "stored_only"):
+        line()
+        line(f"Settings kept, but not applied by this version: {', '.join(stored)}.")
 
 
 def summary(state: JsonObject) -> Iterator[tuple[str, str]]:
