@@ -31,7 +31,7 @@ from appliance.gpt import (
 )
 from appliance.run import require, run
 from appliance.sparse import copy_into
-from appliance.tree_entries import Addition, walk
+from appliance.tree_entries import Addition, Entry, walk
 
 BIOS_BYTES = 1 << 20
 EFI_BYTES = 200 << 20
@@ -106,8 +106,11 @@ def layout(plan: DiskPlan) -> Table:
     )
 
 
-def assemble(plan: DiskPlan, output: Path, *, log: Path | None = None) -> None:
-    """Write the disk image to `output`. Raises HostError, InputError or BuildError."""
+def assemble(plan: DiskPlan, output: Path, *, log: Path | None = None) -> list[Entry]:
+    """Write the disk image to `output`; returns what is in its root file system.
+
+    Raises HostError, InputError or BuildError.
+    """
     require(PROGRAMS)
     table = layout(plan)
     bios, efi, root = table.partitions
@@ -122,22 +125,28 @@ def assemble(plan: DiskPlan, output: Path, *, log: Path | None = None) -> None:
         install_bios(stream, (plan.root / plan.data.grub_modules / "boot.img").read_bytes(), core, bios)
         _write_efi(plan, boot, volume, staging, log)
         copy_into(staging / "efi.img", stream, efi.start)
-    entries = walk(
+    entries = disk_entries(plan, boot, _fstab(filesystem, volume))
+    write_ext4(
+        Ext4(output, root.start, root.size, filesystem, plan.identifier("hash"), "centralino", plan.epoch),
+        entries,
+        log=log,
+    )
+    return entries
+
+
+def disk_entries(plan: DiskPlan, boot: BootPlan, fstab: str) -> list[Entry]:
+    """The root file system as it will be: the tree, what lies over it, without what belongs to the build."""
+    return walk(
         plan.root,
         latest=plan.epoch,
         additions={
             **root_additions(boot, plan.root),
             **_grow_additions(),
-            "etc/fstab": Addition(_fstab(filesystem, volume).encode()),
+            "etc/fstab": Addition(fstab.encode()),
             **plan.additions,
         },
         excluded=EXCLUDED,
         emptied=(*EMPTIED_DIRECTORIES, *EMPTIED_FILES),
-    )
-    write_ext4(
-        Ext4(output, root.start, root.size, filesystem, plan.identifier("hash"), "centralino", plan.epoch),
-        entries,
-        log=log,
     )
 
 

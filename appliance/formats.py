@@ -16,17 +16,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.ami import registration
+from appliance.cache import Entry as CacheEntry
 from appliance.cache import JsonValue, digest_json
 from appliance.disk import DiskPlan, assemble
 from appliance.disk_identity import derived_uuid
 from appliance.errors import InputError
+from appliance.file_list import list_files, write_file_list
 from appliance.formats_contract import OutputFormat
-from appliance.gpt import move_backup
+from appliance.gpt import move_backup, read_table
+from appliance.manifest import Contents, write_manifest
 from appliance.ova import Machine, OvfVersion, Property, write_ova
 from appliance.platform_data import PlatformData
 from appliance.profile import Profile
 from appliance.run import require, run
-from appliance.sparse import sha256_of, sparse_copy
+from appliance.sbom import components_of
+from appliance.sparse import raw_content_digest, sha256_of, sparse_copy
 from appliance.stages import BuildContext, Stage, replacing
 from appliance.tree_entries import Addition, Entry, walk
 from appliance.vhd import write_vhd
@@ -35,7 +39,8 @@ from appliance.vmdk import DiskHardware, write_stream_vmdk
 
 GIB = 1 << 30
 # Kept by content; a change of what `assemble` does needs a new number.
-DISK_REVISION = 1
+DISK_REVISION = 2
+DISK_FILE, FILES_FILE = "disk.raw", "files.json.gz"
 CLOUD_SOURCES = {OutputFormat.AMI: "Ec2", OutputFormat.AZURE: "Azure", OutputFormat.GCP: "GCE"}
 # Clocks that a cloud offers to its machines, by name or link-local address.
 CLOUD_CLOCKS = {
@@ -74,22 +79,53 @@ def make(
     output: Path,
     context: BuildContext,
 ) -> Path:
-    """Make one disk format from the root tree `root` (read only); returns the path made. Raises BuildError."""
+    """Make one disk format from the root tree `root` (read only); returns its path. Raises BuildError."""
     maker = MAKERS.get(form)
     if maker is None:
         raise InputError(f"{form} is no disk format", f"use one of {', '.join(sorted(MAKERS))}")
-    raw = raw_disk(form, root, profile, platform, context)
+    stage = raw_disk(form, root, profile, platform, context)
+    raw = stage.output / DISK_FILE
     with replacing(output) as target, context.progress.step(f"Write {output.name}", None):
-        maker(Job(form, raw, target, profile, platform, context))
+        facts = maker(Job(form, raw, target, profile, platform, context))
     if form is OutputFormat.AMI:
         _describe_ami(output, profile, platform)
+    with context.progress.step(f"Describe {output.name}", None):
+        components = components_of(root)
+        write_manifest(
+            output,
+            form,
+            profile,
+            platform,
+            context.epoch,
+            Contents(
+                inputs={"disk stage": stage.key},
+                components=components,
+                files=stage.output / FILES_FILE,
+                facts=facts,
+            ),
+        )
     return output
+
+
+def disk_facts(raw: Path, seed: str) -> dict[str, JsonValue]:
+    """What `verify` compares a disk with: a digest of what it holds, its partitions, the seed."""
+    table = read_table(raw)
+    return {
+        "content": raw_content_digest(raw),
+        "disk_bytes": table.disk_bytes,
+        "seed": seed,
+        "disk": str(table.disk),
+        "partitions": [
+            {"name": each.name, "uuid": str(each.uuid), "start": each.start, "size": each.size}
+            for each in table.partitions
+        ],
+    }
 
 
 def raw_disk(
     form: OutputFormat, root: Path, profile: Profile, platform: PlatformData, context: BuildContext
-) -> Path:
-    """The raw disk that a format is made from, in the cache: READ ONLY."""
+) -> CacheEntry:
+    """The stage with the raw disk that a format is made from, in the cache: READ ONLY."""
     arguments = (
         *platform.disk.arguments,
         *platform.disk.format_arguments.get(str(form), ()),
@@ -119,16 +155,20 @@ def raw_disk(
             name: hashlib.sha256(each.content or b"").hexdigest() for name, each in additions.items()
         },
     }
-    entry = context.build(
+
+    def action(directory: Path, inner: BuildContext) -> None:
+        entries = assemble(plan, directory / DISK_FILE, log=inner.log)
+        write_file_list(list_files(entries), directory / FILES_FILE)
+
+    return context.build(
         Stage(
             name="disk",
             title="Assemble the disk" + (f" for {form}" if form in CLOUD_SOURCES else ""),
             inputs=inputs,
-            action=lambda directory, inner: assemble(plan, directory / "disk.raw", log=inner.log),
+            action=action,
             needs_bytes=3 * GIB,
         )
     )
-    return entry.output / "disk.raw"
 
 
 def tree_digest(entries: list[Entry]) -> str:
@@ -170,11 +210,12 @@ def cloud_additions(form: OutputFormat, root: Path, platform: PlatformData) -> d
     return added
 
 
-def _copy(job: Job) -> None:
+def _copy(job: Job) -> dict[str, JsonValue]:
     sparse_copy(job.raw, job.target)
+    return disk_facts(job.raw, job.seed)
 
 
-def _qcow2(job: Job) -> None:
+def _qcow2(job: Job) -> dict[str, JsonValue]:
     require({"qemu-img": "qemu-utils or qemu-img"})
     # One coroutine: with several, blocks land in the order in which they happen to be compressed.
     run(
@@ -196,17 +237,19 @@ def _qcow2(job: Job) -> None:
         log=job.context.log,
         limit_seconds=3600,
     )
+    return disk_facts(job.raw, job.seed)
 
 
-def _vmdk(job: Job) -> None:
+def _vmdk(job: Job) -> dict[str, JsonValue]:
     write_stream_vmdk(job.raw, job.target, _hardware(job.profile))
+    return disk_facts(job.raw, job.seed)
 
 
 def _hardware(profile: Profile) -> DiskHardware:
     return DiskHardware(version=int(profile.output.ova.hardware.removeprefix("vmx-")))
 
 
-def _ova(job: Job) -> None:
+def _ova(job: Job) -> dict[str, JsonValue]:
     sizes = job.profile.disk.tier.sizes
     name = job.target.parent / f".{job.target.name}.disk"
     grown = name.with_suffix(".raw")
@@ -224,6 +267,7 @@ def _ova(job: Job) -> None:
             job.context.epoch,
             OvfVersion(job.profile.output.ova.descriptor),
         )
+        return disk_facts(grown, job.seed)
     finally:
         grown.unlink(missing_ok=True)
         name.unlink(missing_ok=True)
@@ -270,15 +314,17 @@ def _properties(profile: Profile) -> tuple[Property, ...]:
     )
 
 
-def _vhd(job: Job) -> None:
+def _vhd(job: Job) -> dict[str, JsonValue]:
     write_vhd(job.raw, job.target, derived_uuid(job.seed, f"vhd {job.form}"), job.context.epoch)
+    return disk_facts(job.raw, job.seed)
 
 
-def _vhdx(job: Job) -> None:
+def _vhdx(job: Job) -> dict[str, JsonValue]:
     write_vhdx(job.raw, job.target, job.seed)
+    return disk_facts(job.raw, job.seed)
 
 
-def _gcp(job: Job) -> None:
+def _gcp(job: Job) -> dict[str, JsonValue]:
     require({"tar": "tar"})
     staging = job.target.parent / f".{job.target.name}.staging"
     archive = staging / "archive.tar"
@@ -303,6 +349,7 @@ def _gcp(job: Job) -> None:
             gzip.GzipFile("", "wb", 6, stream, mtime=0) as packed,
         ):
             shutil.copyfileobj(source, packed, 1 << 20)
+        return disk_facts(job.raw, job.seed)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
@@ -314,7 +361,7 @@ def _describe_ami(output: Path, profile: Profile, platform: PlatformData) -> Non
         target.chmod(0o644)
 
 
-MAKERS: dict[OutputFormat, Callable[[Job], None]] = {
+MAKERS: dict[OutputFormat, Callable[[Job], dict[str, JsonValue]]] = {
     OutputFormat.RAW: _copy,
     OutputFormat.XEN: _copy,
     OutputFormat.AMI: _copy,

@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Iterator
+import struct
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 COPY_BYTES = 1 << 20
+CONTENT_BYTES = 64 << 10
 
 
 def data_ranges(stream: BinaryIO) -> Iterator[tuple[int, int]]:
@@ -76,3 +78,33 @@ def sha256_of(path: Path) -> str:
                 digest.update(content)
                 position += len(content)
     return digest.hexdigest()
+
+
+def content_digest(size: int, parts: Iterable[tuple[int, bytes]]) -> str:
+    """A digest of what a disk of `size` bytes holds, whatever file format it lies in.
+
+    `parts` are (offset, content) in ascending order, offsets multiples of 64 KiB; what is not named is zero.
+    SHA-256 over the size and then number and content of each 64 KiB that holds anything but zeros.
+    """
+    digest = hashlib.sha256(struct.pack("<Q", size))
+    zeros = bytes(CONTENT_BYTES)
+    for offset, content in parts:
+        for start in range(0, len(content), CONTENT_BYTES):
+            piece = content[start : start + CONTENT_BYTES]
+            if piece != zeros[: len(piece)]:
+                digest.update(struct.pack("<Q", (offset + start) // CONTENT_BYTES) + piece)
+    return digest.hexdigest()
+
+
+def raw_content_digest(path: Path, size: int | None = None) -> str:
+    """`content_digest` of a raw disk; `size` ends it earlier, before what follows the disk in the file."""
+    with path.open("rb") as stream:
+        end = path.stat().st_size if size is None else size
+        return content_digest(end, _parts(stream, end))
+
+
+def _parts(stream: BinaryIO, end: int) -> Iterator[tuple[int, bytes]]:
+    for number, content in data_chunks(stream, COPY_BYTES):
+        offset = number * COPY_BYTES
+        if offset < end:
+            yield offset, content[: end - offset]
