@@ -14,6 +14,8 @@ from daemon.services.catalog import ProbeKind, Service
 from daemon.services.model import Action, ActiveState, Health, LoadState, UnitState
 
 KILL_PATIENCE = 5.0
+# systemd needs this long at most to begin what it was asked for.
+ACTION_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -324,6 +326,8 @@ def _held(view: View, how: str) -> Decision | None:
 
 
 def _trying(view: View, how: str) -> str:
+    if view.last_restart is not None and view.now < view.last_restart + ACTION_SECONDS:
+        return f"{how}; it is being started"
     times = "once" if view.restarts == 1 else f"{view.restarts} times"
     return f"{how}; it was restarted {times} and is tried again at growing intervals"
 

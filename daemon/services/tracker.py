@@ -53,7 +53,8 @@ class Tracker:
             self._probes = _fresh(self.service)
             self.outcomes = {}
             self.live_calls = None
-        if unit.run != old.run:
+        if not unit.dead and (old.dead or unit.run != old.run):
+            # It runs anew: whatever was killed is gone.
             self._killed_at = None
         if unit.active is ActiveState.DEACTIVATING:
             self._stopping_by_job = self._stopping_by_job or unit.job != 0

@@ -28,6 +28,11 @@ class Manager:
         self._buffer = b""
         self._numbers = itertools.count(1)
 
+    @property
+    def connected(self) -> bool:
+        """Whether a login stands, as far as is known."""
+        return self._socket is not None
+
     def connect(self, deadline: Deadline) -> None:
         """Connect and log in, if that is not done already."""
         if self._socket is not None:
@@ -132,8 +137,17 @@ class ManagerProbe:
         return outcome
 
     def _ping(self, deadline: Deadline) -> Outcome:
-        self._manager.connect(deadline)
-        answer = self._manager.action(deadline, "Ping")
+        kept = self._manager.connected
+        try:
+            self._manager.connect(deadline)
+            answer = self._manager.action(deadline, "Ping")
+        except (ConnectionError, EOFError):
+            if not kept:
+                raise
+            # The kept connection ended with the process behind it; that says nothing of the new one.
+            self._manager.close()
+            self._manager.connect(deadline)
+            answer = self._manager.action(deadline, "Ping")
         if answer.get("Response") != "Success":
             raise ProbeError(Finding.DENIED, f"refused ({answer.get('Message', 'no reason given')})")
         used = deadline.used()
