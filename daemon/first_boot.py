@@ -208,7 +208,7 @@ write = system,call,command,reporting
             certificate_text = self._sign(key_text)
             write_file(certificate, certificate_text)
         copies = self._box_path("asterisk_config") / "keys"
-        ensure_directory(copies)
+        ensure_directory(copies, 0o750)
         write_file(copies / key.name, key_text, mode=0o600, owner=self._asterisk, group=self._asterisk)
         write_file(copies / certificate.name, certificate_text)
 
