@@ -84,6 +84,21 @@ class KiwiTable(Table):
     host_programs: dict[str, str]
 
 
+class InstallerTable(Table):
+    """The vendor's installer: what it needs on the medium beyond the packages of the box.
+
+    `kickstart_handler` is pykickstart's, `module_platform` what dnf must be told on other hosts.
+    """
+
+    kickstart_handler: str
+    module_platform: str
+    groups: tuple[str, ...]
+    packages: tuple[str, ...]
+    excluded: tuple[str, ...] = ()
+    enabled_services: tuple[str, ...] = ()
+    disabled_services: tuple[str, ...] = ()
+
+
 class BoxTable(Table):
     """What the image ships as /etc/centralino/platform.toml; read by `daemon.platform`."""
 
@@ -113,6 +128,7 @@ class PlatformData(Table):
     modules: ModulesTable = Field(default_factory=ModulesTable)
     kiwi: KiwiTable
     disk: DiskTable
+    installer: InstallerTable | None = None
     box: BoxTable
 
     @model_validator(mode="after")

@@ -105,7 +105,7 @@ def _download(url: str, target: Path, package: LockedPackage) -> tuple[str, int]
         try:
             request = urllib.request.Request(url)  # noqa: S310 - addresses come from checked mirrors
             with (
-                urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer,
+                urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer,  # noqa: S310
                 target.open("wb") as stream,
             ):
                 while chunk := answer.read(_CHUNK):

@@ -21,7 +21,16 @@ from appliance.errors import CommandFailedError, HostError, InputError
 from appliance.run import require, run
 from appliance.stages import replacing
 from iso import boot_menus, efi_image, hash_list, metadata
-from iso.base import DISC_INFO, EFI_IMAGE, GRUB_MENU, ISOLINUX_MENU, MEDIA_REPO, TREE_INFO, BaseFacts
+from iso.base import (
+    DISC_INFO,
+    EFI_IMAGE,
+    GRUB_MENU,
+    ISOLINUX,
+    ISOLINUX_MENU,
+    MEDIA_REPO,
+    TREE_INFO,
+    BaseFacts,
+)
 from iso.iso9660 import Iso
 from iso.label import check_label
 
@@ -139,6 +148,11 @@ def _size(directory: Path) -> int:
 
 def _write_menus(base: Iso, medium: Medium, staging: Path, epoch: int) -> None:
     """All three menus: what boots from a disc, from UEFI, and from UEFI on a stick."""
+    # The loader's boot information table is filled in only for files that are new to the image.
+    base.extract(ISOLINUX, staging / ISOLINUX)
+    with (staging / ISOLINUX).open("r+b") as loader:
+        loader.seek(8)
+        loader.write(bytes(56))
     write_text(staging / ISOLINUX_MENU, boot_menus.isolinux(base.read(ISOLINUX_MENU).decode(), medium.menu))
     grub: dict[str, str] = {}
     for name in (GRUB_MENU, "EFI/BOOT/BOOT.conf"):
@@ -239,7 +253,9 @@ def _write_image(
     present = sorted({entry for entry in dropped if any(_below(path, [entry]) for path in base.files)})
     date = f"={epoch}"
     words: list[str | Path] = ["xorriso", "-report_about", "WARNING", "-abort_on", "FAILURE", "-no_rc"]
-    words += ["-indev", base.path, "-outdev", output]
+    # Without no_emul_toc the volume would begin at block 32, and isolinux be told so.
+    rules = "no_emul_toc:iso_9660_level=3:joliet_long_names:joliet_long_paths"
+    words += ["-compliance", rules, "-indev", base.path, "-outdev", output]
     words += [
         "-boot_image",
         "any",
@@ -254,7 +270,7 @@ def _write_image(
     words += ["-system_id", "", "-volset_id", medium.label, "-preparer_id", "centralino-build"]
     if present:
         words += ["-rm_r", *(f"/{entry}" for entry in present), "--"]
-    words += ["-joliet", "on", "-compliance", "iso_9660_level=3:joliet_long_names:joliet_long_paths"]
+    words += ["-joliet", "on"]
     words += ["-uid", "0", "-gid", "0", "-map", medium.staging, "/"]
     words += ["-find", "/", "-type", "d", "-exec", "chmod", "0555", "--"]
     words += ["-find", "/", "-type", "f", "-exec", "chmod", "0444", "--"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import re
 import tempfile
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping, Sequence
@@ -76,6 +76,11 @@ def _createrepo(
         if modules and "modules" not in metadata_types(directory):
             (scratch / "modules.yaml").write_text(modules)
             run(["modifyrepo_c", "--mdtype=modules", scratch / "modules.yaml", directory / "repodata"])
+    index = directory / "repodata/repomd.xml"
+    # Module metadata gets the time of its making, whatever --set-timestamp-to-revision says.
+    index.write_text(
+        re.sub(r"<timestamp>\d+</timestamp>", f"<timestamp>{epoch}</timestamp>", index.read_text())
+    )
     if modules and "modules" not in metadata_types(directory):
         raise BuildError(
             "createrepo_c of this host drops module metadata, without which dnf refuses modular packages",
@@ -94,9 +99,3 @@ def metadata_types(directory: Path) -> dict[str, str]:
         for entry in ElementTree.parse(directory / "repodata/repomd.xml").getroot().iter(f"{_REPO}data")  # noqa: S314
         if (location := entry.find(f"{_REPO}location")) is not None
     }
-
-
-def remove(tree: Path) -> None:
-    """Drop both repositories from a staged tree."""
-    for variant in (BASE, OTHERS):
-        shutil.rmtree(tree / variant, ignore_errors=True)

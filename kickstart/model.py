@@ -40,18 +40,23 @@ class Volume:
     grow: bool = False
 
     def __str__(self) -> str:
-        return f"{self.name} {self.mount or '-'} {self.filesystem} {self.size_mib} {'grow' if self.grow else '-'}"
+        grow = "grow" if self.grow else "-"
+        return f"{self.name} {self.mount or '-'} {self.filesystem} {self.size_mib} {grow}"
 
 
 @dataclass(frozen=True)
 class Disk:
-    """Where to install. `names` are kernel names or paths below /dev; none means: find a suitable one."""
+    """Where to install. `names` are kernel names or paths below /dev; none means: find a suitable one.
+
+    With `erase_used` off, a disk that holds data is never installed on.
+    """
 
     minimum_bytes: int
     volumes: tuple[Volume, ...]
     names: tuple[str, ...] = ()
     raid1: bool = False
     allow_several_used_disks: bool = False
+    erase_used: bool = True
     volume_group: str = "system"
     boot_mib: int = 1024
     boot_filesystem: str = "xfs"
@@ -109,14 +114,17 @@ class Source:
 
 @dataclass(frozen=True)
 class PayloadSource:
-    """The payload as one tar archive, on the medium (`path`) or on a boot server (`url`), and how it is run."""
+    """The payload as one tar archive, on the medium (`path`) or on a boot server (`url`), and how it is run.
+
+    The archive's one top directory becomes `directory`.
+    """
 
     sha256: str
     path: str = ""
     url: str = ""
     directory: str = "/opt/centralino/payload"
     arguments: tuple[str, ...] = ()
-    log: str = "/var/log/centralino/install.log"
+    log: str = "/var/log/centralino/kickstart-post.log"
     relabel_paths: tuple[str, ...] = ("/opt", "/usr/local", "/home")
 
 
@@ -138,6 +146,7 @@ class Installation:
     disk: Disk
     packages: tuple[str, ...]
     payload: PayloadSource
+    excluded_packages: tuple[str, ...] = ()
     source: Source = Source()
     networks: tuple[Network, ...] = (Network(),)
     root_password_hash: str = ""

@@ -1,4 +1,4 @@
-"""Every rendered kickstart is read by pykickstart's handler of the target before anything is built from it."""
+"""Every rendered kickstart is read by pykickstart's handler of the target before it is used."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HANDLER = "RHEL8"
 
 @dataclass(frozen=True)
 class Section:
-    """One script of a kickstart: `kind` is `%pre`, `%post` ..., `line` where it begins, its options' effect."""
+    """One script of a kickstart: `kind` is `%pre`, `%post` ..., `line` where it begins."""
 
     kind: str
     text: str

@@ -88,6 +88,10 @@ choose_disks() {
             reason=$(unsuitable "$disk")
             [ -z "$reason" ] || refuse "the disk $name named in the profile cannot be used: $reason" \
                 "build the installer with another disk name"
+            if [ "$erase_used" != yes ] && in_use "$disk"; then
+                refuse "$(describe "$disk") holds data, and the profile forbids to erase any (disk.wipe)" \
+                    "empty the disk, or build the installer with disk.wipe on"
+            fi
             [ "$(bytes_of "$disk")" -ge "$minimum_bytes" ] ||
                 refuse "$(describe "$disk") is too small: this product needs $(gigabytes "$minimum_bytes") GB" \
                     "use a larger disk, or a profile of a smaller tier"
@@ -117,6 +121,12 @@ choose_disks() {
         if [ ${#used[@]} -gt 1 ] && [ "$allow_several_used_disks" != yes ]; then
             refuse "${#used[@]} disks hold data (${used[*]/#//dev/}) and the profile names none of them" \
                 "disconnect the disks to be kept, or name the disk in the profile (disk.names)"
+        fi
+        if [ "$erase_used" != yes ]; then
+            [ ${#empty[@]} -gt 0 ] || [ ${#chosen[@]} -eq 0 ] ||
+                refuse "no empty disk was found, and the profile forbids to erase any (disk.wipe)" \
+                    "empty the disk, or build the installer with disk.wipe on"
+            chosen=()
         fi
         # An empty disk first: nothing is lost where nothing was.
         chosen=("${empty[@]}" "${chosen[@]}")

@@ -13,8 +13,10 @@ copy_payload() {
     found=${found%% *}
     [ "$found" = "$payload_sha256" ] ||
         refuse "the payload is not the one this installer was made with" "write the image to the medium again"
-    mkdir -p "$system$payload_directory"
-    tar --extract --file="$archive" --directory="$system$payload_directory" --no-same-owner ||
+    # The archive has one top directory, the last part of the path.
+    rm -rf "${system:?}$payload_directory"
+    mkdir -p "$system${payload_directory%/*}"
+    tar --extract --file="$archive" --directory="$system${payload_directory%/*}" --no-same-owner ||
         refuse "the payload could not be unpacked" "read /tmp/centralino-copy.log in the installer's shell"
     [ -z "$payload_url" ] || rm -f "$archive"
     say "The payload is in $payload_directory of the new system."

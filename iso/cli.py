@@ -1,0 +1,265 @@
+"""`centralino-build iso`, `pxe` and `boot-test`; loaded by appliance.cli when one of them is used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import click
+
+from appliance.cli_common import (
+    chosen_profile,
+    json_option,
+    mirror_option,
+    output_option,
+    profile_options,
+    show,
+    wheel_dir_option,
+)
+from appliance.formats_contract import OutputFormat, artefact_name
+from appliance.profile import Profile
+from appliance.progress import Progress
+from appliance.stages import build_context
+from iso.qemu import Attachment, Firmware
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+DEFAULT_PLATFORM = "almalinux8"
+EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+def installer_options(command: Callable[P, R]) -> Callable[P, R]:
+    """What `iso` and `pxe` share."""
+    for option in (
+        click.option(
+            "--payload",
+            type=click.Path(exists=True, file_okay=False, path_type=Path),
+            help="Ready payload directory; without it the payload is built.",
+        ),
+        click.option(
+            "--no-gpgcheck",
+            is_flag=True,
+            help="Do not check package signatures; the manifest says so.",
+        ),
+        click.option(
+            "--gpg-key",
+            "gpg_keys",
+            multiple=True,
+            type=EXISTING,
+            help="Public key that signs packages, beside the platform's own.",
+        ),
+        click.option("--update-lock", is_flag=True, help="Resolve anew and rewrite the lock."),
+        click.option(
+            "--lock",
+            "lock_file",
+            type=click.Path(dir_okay=False, path_type=Path),
+            help="Package lock; made if it does not exist. Default: beside the result.",
+        ),
+        click.option(
+            "--checksum",
+            "checksum_file",
+            type=click.Path(dir_okay=False, path_type=Path),
+            help="The vendor's CHECKSUM file for the base ISO.",
+        ),
+        click.option(
+            "--base-iso",
+            required=True,
+            type=click.Path(dir_okay=False, path_type=Path),
+            help="AlmaLinux 8 boot, minimal or DVD ISO.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def _lock_path(lock_file: Path | None, profile: Profile, directory: Path) -> Path:
+    return lock_file or directory / f"{profile.product.name}-{profile.platform.name}.packages.toml"
+
+
+@click.command()
+@profile_options
+@installer_options
+@click.option(
+    "--sign-key",
+    type=EXISTING,
+    help="GPG secret key file that signs the medium's hash list.",
+)
+@output_option
+@mirror_option
+@wheel_dir_option
+@json_option
+def iso(
+    profile_file: Path | None,
+    platform_name: str | None,
+    base_iso: Path,
+    checksum_file: Path | None,
+    lock_file: Path | None,
+    update_lock: bool,
+    gpg_keys: tuple[Path, ...],
+    no_gpgcheck: bool,
+    payload: Path | None,
+    sign_key: Path | None,
+    output: Path | None,
+    mirrors: tuple[str, ...],
+    wheel_directories: tuple[Path, ...],
+    as_json: bool,
+) -> None:
+    """Build the unattended installer ISO from the vendor's. Needs no root. Prints its path."""
+    from iso.build import Options, build_iso
+
+    profile, platform = chosen_profile(profile_file, platform_name or _platform(profile_file))
+    directory = output or Path("out")
+    options = Options(
+        base_iso=base_iso,
+        checksum_file=checksum_file,
+        lock=_lock_path(lock_file, profile, directory),
+        update_lock=update_lock,
+        mirrors=mirrors,
+        gpg_keys=gpg_keys,
+        check_signatures=not no_gpgcheck,
+        payload=payload,
+        signing_key=sign_key,
+    )
+    with build_context(
+        "iso",
+        epoch=profile.source_date_epoch,
+        mirrors=mirrors,
+        wheel_directories=wheel_directories,
+        progress=Progress(silent=as_json),
+    ) as context:
+        made = build_iso(
+            profile, platform, options, directory / artefact_name(profile, OutputFormat.ISO), context
+        )
+    show(made.as_json(), as_json=as_json, text="\n".join([*made.changes, str(made.image.path)]))
+
+
+@click.command()
+@profile_options
+@installer_options
+@click.option("--url", required=True, help="Where the directory will be served: http://SERVER/DIRECTORY")
+@output_option
+@mirror_option
+@wheel_dir_option
+@json_option
+def pxe(
+    profile_file: Path | None,
+    platform_name: str | None,
+    base_iso: Path,
+    checksum_file: Path | None,
+    lock_file: Path | None,
+    update_lock: bool,
+    gpg_keys: tuple[Path, ...],
+    no_gpgcheck: bool,
+    payload: Path | None,
+    url: str,
+    output: Path | None,
+    mirrors: tuple[str, ...],
+    wheel_directories: tuple[Path, ...],
+    as_json: bool,
+) -> None:
+    """Build a directory for a boot server: kernel, kickstart, repositories, sample configuration."""
+    from iso.build import Options
+    from iso.pxe import build_pxe
+
+    profile, platform = chosen_profile(profile_file, platform_name or _platform(profile_file))
+    directory = output or Path("out")
+    options = Options(
+        base_iso=base_iso,
+        checksum_file=checksum_file,
+        lock=_lock_path(lock_file, profile, directory),
+        update_lock=update_lock,
+        mirrors=mirrors,
+        gpg_keys=gpg_keys,
+        check_signatures=not no_gpgcheck,
+        payload=payload,
+    )
+    with build_context(
+        "pxe",
+        epoch=profile.source_date_epoch,
+        mirrors=mirrors,
+        wheel_directories=wheel_directories,
+        progress=Progress(silent=as_json),
+    ) as context:
+        target = directory / artefact_name(profile, OutputFormat.PXE)
+        made = build_pxe(profile, platform, options, url, target, context)
+    show(made.as_json(), as_json=as_json, text=str(made.path))
+
+
+def _platform(profile_file: Path | None) -> str | None:
+    """Installers are made for AlmaLinux 8 unless a profile says otherwise."""
+    return DEFAULT_PLATFORM if profile_file is None else None
+
+
+@click.command("boot-test")
+@click.argument("image", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--firmware", multiple=True, type=click.Choice([str(kind) for kind in Firmware]))
+@click.option("--attach", multiple=True, type=click.Choice([str(kind) for kind in Attachment]))
+@click.option("--milestones", help="installer, disk, or a TOML file. Default: by the kind of image.")
+@click.option("--memory", default=2048, show_default=True, help="MiB.")
+@click.option("--cpus", default=2, show_default=True)
+@click.option(
+    "--target-gb", default=0, help="Give the machine an empty disk of this size (for an installer)."
+)
+@click.option(
+    "--log-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("out/boot-test"),
+    show_default=True,
+)
+@json_option
+def boot_test(
+    image: Path,
+    firmware: tuple[str, ...],
+    attach: tuple[str, ...],
+    milestones: str | None,
+    memory: int,
+    cpus: int,
+    target_gb: int,
+    log_dir: Path,
+    as_json: bool,
+) -> None:
+    """Boot an ISO or disk image in QEMU and watch its serial console. The exit code tells.
+
+    Without --firmware and --attach every way is tried in which the image must boot.
+    """
+    from appliance.stages import interruptible
+    from iso import boot_test as tester
+    from iso.qemu import Machine
+
+    kind = tester.image_format(image)
+    installer = tester.is_iso(image)
+    expectation = tester.load_expectation(milestones or ("installer" if installer else "disk"))
+    ways = [Attachment(word) for word in attach] or tester.default_attachments(image)
+    firmwares = [Firmware(word) for word in firmware] or list(Firmware)
+    results: dict[str, object] = {}
+    with interruptible():
+        for way in ways:
+            for one in firmwares:
+                machine = Machine(
+                    image=image,
+                    firmware=one,
+                    attachment=way,
+                    image_format=kind,
+                    memory_mib=memory,
+                    cpus=cpus,
+                    disk_bytes=target_gb * 10**9,
+                )
+                name = f"{one}-{way}"
+                result = tester.boot_test(
+                    machine,
+                    expectation,
+                    log_dir / f"{image.name}-{name}.log",
+                    on_milestone=_teller(name, silent=as_json),
+                )
+                results[name] = result.as_json()
+    show(results, as_json=as_json, text="\n".join(f"{name}: passed" for name in results))
+
+
+def _teller(name: str, *, silent: bool) -> Callable[[str, float], None]:
+    def tell(title: str, seconds: float) -> None:
+        if not silent:
+            click.echo(f"{name}: {title} after {seconds:.1f} s", err=True)
+
+    return tell
