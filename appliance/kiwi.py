@@ -95,9 +95,9 @@ def validate_description(directory: Path) -> None:
     schema = etree.RelaxNG(etree.parse(Path(str(_kiwi_directory())) / "schema/kiwi.rng"))
     document = etree.parse(file)
     if not schema.validate(document):
-        first = schema.error_log[0]
+        deepest = max(schema.error_log, key=lambda entry: entry.line)
         raise BuildError(
-            f"the kiwi description is not valid: line {first.line}: {first.message}",
+            f"the kiwi description is not valid: line {deepest.line}: {deepest.message}",
             "this is a defect of the builder or a name in the profile that kiwi does not allow",
         )
     try:

@@ -19,6 +19,7 @@ import json
 import os
 import re
 import shutil
+import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,8 +162,13 @@ def _json(value: object) -> str:
 def write_payload_tar(payload: Payload, output: Path, epoch: int) -> Path:
     """The payload as one deterministic tar with the single top directory `payload/`."""
     with replacing(output) as partial, partial.open("wb") as stream:
-        write_tar(stream, payload.directory, epoch, prefix="payload/")
+        write_tar(stream, payload.directory, epoch, prefix="payload/", mode=plain_mode)
     return output
+
+
+def plain_mode(member: tarfile.TarInfo) -> int:
+    """Readable by all, executable where the owner may execute; nothing of the builder's umask."""
+    return 0o755 if member.isdir() or member.mode & 0o100 else 0o644
 
 
 def build_payload_command(

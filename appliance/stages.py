@@ -123,7 +123,7 @@ def build_context(
         cold=cold,
     )
     log.touch()
-    with interruptible(), context.cleanup, context.progress:
+    with plain_umask(), interruptible(), context.cleanup, context.progress:
         try:
             yield context
         except CommandFailedError as error:
@@ -136,6 +136,16 @@ def build_context(
             with log.open("a") as stream:
                 stream.write(f"{error}\n")
             raise
+
+
+@contextmanager
+def plain_umask() -> Iterator[None]:
+    """Inside, new files are readable by all, whatever the user's umask: trees must not depend on it."""
+    before = os.umask(0o022)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
