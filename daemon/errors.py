@@ -101,3 +101,9 @@ class CommandFailedError(CentralinoError):
     """An external command failed or overran its time limit."""
 
     exit_code = 10
+
+
+class CancelledError(CentralinoError):
+    """A job was cancelled at the wish of an admin; what it had begun was put back."""
+
+    exit_code = 12

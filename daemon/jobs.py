@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from daemon.errors import CentralinoError, ConflictError, NotFoundError
+from daemon.errors import CancelledError, CentralinoError, ConflictError, NotFoundError
 from daemon.subsystem import JsonObject
 
 log = logging.getLogger(__name__)
@@ -32,12 +32,6 @@ class JobState(StrEnum):
     def ended(self) -> bool:
         """Nothing more will change."""
         return self in (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
-
-
-class CancelledError(CentralinoError):
-    """The job was cancelled at the wish of an admin; what it had begun was put back."""
-
-    exit_code = 11
 
 
 @dataclass
