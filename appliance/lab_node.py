@@ -293,7 +293,7 @@ class Node:
 
     def processes_of(self, unit: str) -> list[int]:
         """The host's ids of the processes of a unit, in order."""
-        return sorted(self._unit_group(unit).processes())
+        return sorted(self.unit_group(unit).processes())
 
     def signal_unit(self, unit: str, number: signal.Signals = signal.SIGKILL) -> float:
         """Send a signal to every process of a unit from outside; the monotonic time just before.
@@ -386,7 +386,8 @@ class Node:
 
     # --- details --------------------------------------------------------------------------------------
 
-    def _unit_group(self, unit: str) -> ControlGroup:
+    def unit_group(self, unit: str) -> ControlGroup:
+        """The host's view of a unit's control group; raises LabError if the unit does not run."""
         answer = self.run(["systemctl", "show", "--property=ControlGroup", "--value", unit])
         inside = answer.output.strip().lstrip("/")
         if not inside:

@@ -1,0 +1,72 @@
+"""`nox -s bench`: every figure beside its peer, in one run; writes out/bench.json and docs/benchmarks.md."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from appliance.cli_common import errors_to_exit_codes
+from appliance.demo import wait_healthy
+from appliance.lab import Lab
+from appliance.lab_cli import built_root
+from tests.bench import build, idle, interface, recovery, rows
+from tests.bench.nodes import install_peers, start_peers
+
+GROUPS = ("interface", "idle", "recovery", "build")
+
+
+@click.command()
+@click.option("--only", multiple=True, type=click.Choice(GROUPS), help="Measure these groups alone.")
+@click.option("--runs", type=click.IntRange(1), help="Runs per figure; default: what each figure needs.")
+@click.option("--root", type=click.Path(path_type=Path, exists=True), help="Boot this tree; build none.")
+@click.option("--output", type=click.Path(path_type=Path), default=Path("out/bench.json"), show_default=True)
+@click.option("--document", type=click.Path(path_type=Path), default=rows.DOCUMENT, show_default=True)
+def bench(only: tuple[str, ...], runs: int | None, root: Path | None, output: Path, document: Path) -> None:
+    """Measure, side by side with the named peers."""
+    chosen = only or GROUPS
+    console = Console(stderr=True)
+    found: list[rows.Row] = []
+    given = {} if runs is None else {"runs": runs}
+    if set(chosen) - {"build"}:
+        tree = root or built_root(None, "debian12")
+        with tempfile.TemporaryDirectory(prefix="centralino-bench-", dir="/var/tmp") as folder:
+            with Lab(tree, Path(folder) / "lab") as lab:
+                node = lab.add_node()
+                if {"interface", "idle"} & set(chosen):
+                    console.print("> install the peers")
+                    install_peers(node)
+                node.power_on(120)
+                if {"interface", "idle"} & set(chosen):
+                    start_peers(node)
+                wait_healthy(node, 60)
+                if "interface" in chosen:
+                    console.print("> ask for the status")
+                    found += interface.measure(node, **given)
+                if "idle" in chosen:
+                    console.print("> watch the daemons idle")
+                    found += idle.measure(node, **given)
+            if "recovery" in chosen:
+                with Lab(tree, Path(folder) / "lab") as lab:
+                    console.print("> kill and freeze Asterisk")
+                    node = lab.add_node()
+                    node.power_on(120)
+                    found += recovery.measure(lab, node, **given)
+    if "build" in chosen:
+        console.print("> build, and build bare")
+        found += build.measure(**given)
+    table = rows.write(found, output)
+    rows.update_document(table, document)
+    click.echo(rows.markdown(table))
+
+
+@errors_to_exit_codes
+def main() -> None:
+    """Entry point of `python -m tests.bench`."""
+    bench()
+
+
+if __name__ == "__main__":
+    main()
