@@ -17,6 +17,7 @@ from daemon.bus import BusService
 from daemon.bus_api import SETTINGS_LANE, Core, handlers, signal_of
 from daemon.engine import Engine
 from daemon.errors import CentralinoError, StorageError, UnavailableError
+from daemon.first_settings import first_settings
 from daemon.hostname import Hostname
 from daemon.jobs import JobHandle, Jobs
 from daemon.log_retention import LogRetention
@@ -52,8 +53,9 @@ class Daemon:
         audit = AuditLog(places.audit_log)
         alarms = Alarms(places.state / "alarms.json")
         found, trouble = _platform(places)
-        store = RevisionStore(places.revisions, places.initial_settings)
+        store = RevisionStore(places.revisions, lambda: first_settings(places))
         self._services = self._service_manager(found, alarms)
+        # The order in which changes are applied; they are undone in reverse.
         subsystems: list[Subsystem] = [Hostname(places), Network(places), LogRetention(places, audit)]
         if self._services is not None:
             subsystems.append(self._services)

@@ -42,7 +42,11 @@ class Hostname:
         changes: list[Change] = []
         name, zone = new.node.hostname, new.node.timezone
         stored = self._stored_name()
-        if old.node.hostname != name if old is not None else stored != name or self._live_name() != name:
+        if (
+            old.node.hostname != name
+            if old is not None
+            else stored != name or current_hostname(self._places) != name
+        ):
             changes.append(
                 Change(
                     self.name,
@@ -51,7 +55,7 @@ class Hostname:
                     detail={"hostname": name},
                 )
             )
-        if old.node.timezone != zone if old is not None else self._zone() != zone:
+        if old.node.timezone != zone if old is not None else current_timezone(self._places) != zone:
             files = (self._file(ZONE_FILE, zone),) if self._places.on_box(ZONE_FILE).exists() else ()
             changes.append(
                 Change(self.name, f"Set the time zone to {zone}.", files=files, detail={"timezone": zone})
@@ -64,20 +68,24 @@ class Hostname:
             apply_file_change(file)
         if isinstance(zone := change.detail.get("timezone"), str):
             write_link(self._places.on_box(ZONE_LINK), f"..{ZONES / zone}")
-        if isinstance(name := change.detail.get("hostname"), str) and self._live_name() != name:
+        if isinstance(name := change.detail.get("hostname"), str) and current_hostname(self._places) != name:
             run(["hostnamectl", "set-hostname", name], limit_seconds=LIMIT_SECONDS)
             # hostnamed rewrote the file without syncing it; and one that saw our file may have done nothing.
             for file in change.files:
                 apply_file_change(file)
-            if self._live_name() != name:
+            if current_hostname(self._places) != name:
                 raise CommandFailedError(
-                    f"the kernel still calls this node {self._live_name()}", "see: hostnamectl"
+                    f"the kernel still calls this node {current_hostname(self._places)}", "see: hostnamectl"
                 )
 
     def observe(self) -> State:
         """The names in the file and in the kernel."""
         try:
-            facts = {"hostname": self._live_name(), "stored": self._stored_name(), "timezone": self._zone()}
+            facts = {
+                "hostname": current_hostname(self._places),
+                "stored": self._stored_name(),
+                "timezone": current_timezone(self._places),
+            }
         except StorageError as error:
             return State(False, (str(error),))
         drift: tuple[str, ...] = ()
@@ -92,12 +100,18 @@ class Hostname:
     def _stored_name(self) -> str:
         return (read_text(self._places.on_box(NAME_FILE)) or "").strip()
 
-    def _live_name(self) -> str:
-        return socket.gethostname() if self._places.is_live else self._stored_name()
 
-    def _zone(self) -> str:
-        try:
-            target = str(self._places.on_box(ZONE_LINK).readlink())
-        except OSError:
-            return "UTC"
-        return target.partition("/zoneinfo/")[2] or target
+def current_hostname(places: Places) -> str:
+    """What the kernel calls this node; below another root, what the file there says."""
+    if places.is_live:
+        return socket.gethostname()
+    return (read_text(places.on_box(NAME_FILE)) or "").strip()
+
+
+def current_timezone(places: Places) -> str:
+    """The zone that /etc/localtime names."""
+    try:
+        target = str(places.on_box(ZONE_LINK).readlink())
+    except OSError:
+        return "UTC"
+    return target.partition("/zoneinfo/")[2].removeprefix("Etc/").removeprefix("posix/") or "UTC"

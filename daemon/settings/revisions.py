@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -33,6 +34,15 @@ HEAD = "head.json"
 DIGITS = 8
 MODE = 0o640
 MAXIMUM_COMMENT = 500
+
+
+# The settings, the comment, and what was wrong (or None).
+FirstSettings = Callable[[], tuple[Settings, str, str | None]]
+
+
+def default_settings() -> tuple[Settings, str, str | None]:
+    """The first revision of a box of which nothing is known."""
+    return Settings(), "first start", None
 
 
 class RevisionState(StrEnum):
@@ -101,8 +111,9 @@ class Head:
 class RevisionStore:
     """The revisions directory. Reading is safe from every thread; the engine holds its lock to write."""
 
-    def __init__(self, directory: Path, initial_settings: Path | None = None) -> None:
-        """Reads the directory, or makes revision 1 in an empty one; `troubles` then says what was damaged.
+    def __init__(self, directory: Path, first: FirstSettings = default_settings) -> None:
+        """Reads the directory, or makes revision 1 of `first()` in an empty one; `troubles` says what was
+        damaged.
 
         Raises StorageError only if the directory cannot be made or written at all.
         """
@@ -113,7 +124,7 @@ class RevisionStore:
         ensure_directory(directory, 0o750)
         self._read_revisions()
         if not self._revisions:
-            self._first_revision(initial_settings)
+            self._first_revision(first)
         self.head = self._read_head()
         self._check_current()
         self._settle_states()
@@ -224,14 +235,10 @@ class RevisionStore:
             except StorageError as error:
                 self.troubles.append(error.message)
 
-    def _first_revision(self, initial: Path | None) -> None:
-        settings, comment = Settings(), "first start"
-        try:
-            text = read_text(initial) if initial is not None else None
-            if text is not None:
-                settings, comment = parse_document(json.loads(text)), "first start, from the image's settings"
-        except (ValueError, RecursionError, InvalidSettingsError, StorageError) as error:
-            self.troubles.append(f"{initial} is refused, defaults are used: {error}")
+    def _first_revision(self, first: FirstSettings) -> None:
+        settings, comment, trouble = first()
+        if trouble is not None:
+            self.troubles.append(trouble)
         revision = self.add(settings, "installation", comment, RevisionState.CONFIRMED)
         self.move_head(Head(current=revision.revision, matched=False))
 

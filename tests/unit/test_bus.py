@@ -9,6 +9,7 @@ import pwd
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -98,8 +99,12 @@ class Running:
         configuration = directory / "bus.conf"
         configuration.write_text(BUS_CONFIGURATION.format(socket=self.open / "bus"))
         self.bus = subprocess.Popen(["dbus-daemon", f"--config-file={configuration}", "--nofork"])
-        wait_for((self.open / "bus").exists, "the bus")
+        wait_for(self.bus_listens, "the bus")
         self.daemon: subprocess.Popen[bytes] | None = None
+
+    def bus_listens(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(f"{self.open}/bus") == 0
 
     def start(self, *prefix: str, **environment: str) -> None:
         program = [sys.executable, "-m", "daemon.main", "--bus", self.address, "--root", str(self.root)]
@@ -581,8 +586,6 @@ def test_a_log_that_cannot_be_written_is_a_reason_and_calls_go_on(own: Running) 
 
 
 def test_systemd_is_told(own: Running) -> None:
-    import socket
-
     path = own.directory / "notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(str(path))

@@ -81,7 +81,7 @@ class Boot(Clock):
 
 def engine_at(root: Path, boot: str = "first") -> Engine:
     places = Places(root)
-    store = RevisionStore(places.revisions, places.initial_settings)
+    store = RevisionStore(places.revisions)
     return Engine(store, [Hostname(places), MailFiles(places)], program="1", clock=Boot(boot))
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from daemon.errors import NotFoundError, StorageError
+from daemon.first_settings import first_settings
+from daemon.places import Places
 from daemon.settings import Settings, parse
 from daemon.settings.revisions import HEAD, Head, Intent, Phase, RevisionState, RevisionStore
 
@@ -31,17 +33,28 @@ def test_an_empty_directory_gets_revision_1(tmp_path: Path) -> None:
     assert not store.head.matched
 
 
-def test_the_image_may_bring_the_first_settings(tmp_path: Path) -> None:
-    initial = tmp_path / "initial.json"
-    initial.write_text('{"node": {"hostname": "branch"}}')
-    assert RevisionStore(tmp_path / "new", initial).settings(1).node.hostname == "branch"
+def test_the_installation_decides_the_first_settings(tmp_path: Path) -> None:
+    (tmp_path / "etc/centralino").mkdir(parents=True)
+    (tmp_path / "etc/hostname").write_text("branch.example.com\n")
+    (tmp_path / "etc/localtime").symlink_to("../usr/share/zoneinfo/Europe/Rome")
+    places = Places(tmp_path)
+    places.initial_settings.write_text('{"node": {"timezone": "Europe/Madrid"}, "web": {"https_port": 8443}}')
+    store = RevisionStore(tmp_path / "new", lambda: first_settings(places))
+    first = store.settings(1)
+    assert (first.node.hostname, first.node.timezone) == ("branch", "Europe/Madrid")
+    assert first.web.https_port == 8443
+    assert store.troubles == []
 
 
-@pytest.mark.parametrize("text", ["{", '{"node": {"hostname": "two words"}}', "[]", '{"schema": 99}'])
+@pytest.mark.parametrize(
+    "text", ["{", '{"node": {"hostname": "two words"}}', "[]", '{"schema": 99}', "[" * 9999]
+)
 def test_broken_first_settings_are_said_and_replaced_by_defaults(tmp_path: Path, text: str) -> None:
-    initial = tmp_path / "initial.json"
-    initial.write_text(text)
-    store = RevisionStore(tmp_path / "new", initial)
+    (tmp_path / "etc/centralino").mkdir(parents=True)
+    (tmp_path / "etc/hostname").write_text("-bad name-\n")
+    places = Places(tmp_path)
+    places.initial_settings.write_text(text)
+    store = RevisionStore(tmp_path / "new", lambda: first_settings(places))
     assert store.settings(1) == Settings()
     assert len(store.troubles) == 1
 
