@@ -209,11 +209,12 @@ class ControlGroup:
 
     def processes(self) -> Iterator[int]:
         """Process ids of the group and all groups below it."""
-        for file in self.paths[0].glob("**/cgroup.procs"):
+        # os.walk, unlike glob, goes on when a group (a login session, say) goes away while we look.
+        for folder, _, _ in os.walk(self.paths[0]):
             try:
-                yield from (int(word) for word in file.read_text().split())
+                yield from (int(word) for word in (Path(folder) / "cgroup.procs").read_text().split())
             except OSError:
-                continue  # the group went away while we looked
+                continue
 
     def kill(self, limit_seconds: float = 10.0) -> None:
         """SIGKILL to everything in it, at one stroke where the kernel can (5.14), and wait for the end."""

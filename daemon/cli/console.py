@@ -6,6 +6,7 @@ all others, and a changed address returns by itself unless it is confirmed here.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
@@ -96,33 +97,53 @@ class Menu:
 
     def run(self) -> None:
         """Show and obey until the terminal hangs up."""
+        shown = ""
         while True:
             try:
                 self._forget_idle()
-                self._draw()
-                choice = self._terminal.read("Choose: ", REFRESH_SECONDS)
+                state = self._state()
+                # A screen that nobody touches is drawn again only when there is something new on it.
+                if (current := f"{self._user} {json.dumps(state)}") != shown:
+                    self._draw(state)
+                    self._terminal.prompt("Choose: ")
+                    shown = current
+                choice = self._terminal.read("", REFRESH_SECONDS)
                 if choice is not None:
                     self._used = time.monotonic()
+                    shown = ""
                     self._obey(choice)
             except Hangup:
                 return
             except KeyboardInterrupt:
+                shown = ""
                 self._terminal.write()
             except Cancelled:
-                continue
+                shown = ""
             except CentralinoError as error:
+                shown = ""
                 self._terminal.write(f"That failed: {error}")
                 self._pause()
 
     # --- the screen ---------------------------------------------------------------------------------------
 
-    def _draw(self) -> None:
-        self._terminal.clear()
+    def _state(self) -> JsonObject:
+        """What the first screen is made of; `error` says why it is not there."""
         try:
-            self._show_summary(self._session.client.read_object(SYSTEM, "Status"))
+            status = self._session.client.read_object(SYSTEM, "Status")
         except CentralinoError as error:
-            self._terminal.write(f"Centralino\n\n{error}\n")
-            self._terminal.write(local_addresses())
+            return {"error": str(error), "addresses": local_addresses()}
+        pending = as_object(status.get("pending"))
+        pending.pop("seconds_left", None)
+        kept = ("healthy", "reasons", "role", "version", "platform", "pending")
+        return {**{key: status.get(key) for key in kept}, "network": network_facts(status)}
+
+    def _draw(self, state: JsonObject) -> None:
+        self._terminal.clear()
+        self._terminal.write("Centralino\n")
+        if "error" in state:
+            self._terminal.write(f"{text_of(state, 'error')}\n\n{text_of(state, 'addresses')}")
+        else:
+            self._show_summary(state)
         self._show_first_password()
         self._terminal.write()
         if self._user:
@@ -133,12 +154,9 @@ class Menu:
             self._terminal.write("  9  Log out")
         self._terminal.write()
 
-    def _show_summary(self, status: JsonObject) -> None:
-        facts = network_facts(status)
-        self._terminal.write("Centralino\n")
-        shown = [pair for pair in summary(status) if pair[0] in ("State", "Role", "Version", "Unconfirmed")]
-        fields([*shown, *address_lines(facts)])
-        reasons = texts_of(status, "reasons")
+    def _show_summary(self, state: JsonObject) -> None:
+        fields([*summary(state), *address_lines(as_object(state.get("network")))])
+        reasons = texts_of(state, "reasons")
         for reason in reasons[:3]:
             self._terminal.write(f"  - {reason}")
         if len(reasons) > 3:
@@ -326,8 +344,6 @@ class Menu:
     def _maintenance(self, verb: str) -> None:
         if not self._agree({"reboot": "Reboot this box?", "poweroff": "Power this box off?"}[verb]):
             return
-        import json
-
         try:
             self._session.client.call(SYSTEM, "Maintenance", verb, json.dumps({"comment": self._comment()}))
         except CentralinoError as error:

@@ -42,13 +42,17 @@ class Terminal:
         else:
             print(flush=True)
 
+    def prompt(self, text: str) -> None:
+        """Text without an end of line."""
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
     def read(self, prompt: str, seconds: float | None = None) -> str | None:
         """A line without its end; None when `seconds` pass without one; raises Hangup at end of file.
 
         On a terminal, Ctrl-D counts as an empty line: the next person types on.
         """
-        sys.stdout.write(prompt)
-        sys.stdout.flush()
+        self.prompt(prompt)
         deadline = None if seconds is None else time.monotonic() + seconds
         while b"\n" not in self._buffer:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
