@@ -8,6 +8,7 @@ repositories and paths below them.
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -99,28 +100,28 @@ def write_lock(lock: Lock, path: Path) -> None:
     lines = [
         "# Made by centralino-build; --update-lock renews it. Review the difference before you commit.",
         f"schema = {SCHEMA}",
-        f"request = {json.dumps(lock.request)}",
-        f"platform = {json.dumps(lock.platform)}",
-        f"release = {json.dumps(lock.release)}",
+        f"request = {_quoted(lock.request)}",
+        f"platform = {_quoted(lock.platform)}",
+        f"release = {_quoted(lock.release)}",
         f"comps = {_text(lock.comps)}",
         f"modules = {_text(lock.modules)}",
     ]
     for package in lock.packages:
         lines += ["", "[[package]]"]
-        lines += [f"{key} = {json.dumps(value)}" for key, value in asdict(package).items() if value != ""]
+        lines += [f"{key} = {_quoted(value)}" for key, value in asdict(package).items() if value != ""]
     with replacing(path) as partial:
         partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
+def _quoted(value: object) -> str:
+    """A TOML value: JSON's spelling is TOML's, but for two things about strings."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
 def _text(value: str) -> str:
     # Literal strings keep the text readable; TOML drops the line break after the opening quotes.
-    if (
-        "'''" in value
-        or "\r" in value
-        or value.endswith("'")
-        or (not value.isprintable() and "\x00" in value)
-    ):
-        return json.dumps(value)
+    if "'''" in value or value.endswith("'") or re.search(r"[\x00-\x08\x0b-\x1f\x7f]", value):
+        return _quoted(value)
     return f"'''\n{value}'''"
 
 

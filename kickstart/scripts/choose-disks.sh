@@ -70,6 +70,26 @@ in_use() {
     blkid -p "$root/dev/$1" >/dev/null 2>&1
 }
 
+# A machine that starts from a medium first would install itself again and again, and erase what it became.
+refuse_second_time() {
+    local node place="$root/tmp/centralino-look" found=""
+    case " $(cat "$root/proc/cmdline" 2>/dev/null || true) " in
+        *" centralino.reinstall "*) return ;;
+    esac
+    mkdir -p "$place"
+    for node in "$root"/sys/block/*/*/partition "$root"/sys/block/md*/md; do
+        [ -e "$node" ] || continue
+        node=${node%/*}
+        # Not every partition can be mounted; the one with our marker can.
+        mount -o ro "$root/dev/${node##*/}" "$place" 2>/dev/null || continue
+        found=$(cat "$place/centralino-medium" 2>/dev/null || true)
+        umount "$place"
+        [ "$found" != "$medium_id" ] ||
+            refuse "this machine was already installed by this very installer (${node##*/})" \
+                "remove the medium and restart; to erase and install again, add centralino.reinstall to the boot line"
+    done
+}
+
 describe() {
     local model
     model=$(attribute "$1" device/model)

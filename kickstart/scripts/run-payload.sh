@@ -17,5 +17,7 @@ run_payload() {
             [ ! -e "$root$place" ] || restorecon -R "$root$place"
         done
     fi
+    # The installer looks for this before it erases a disk.
+    echo "$medium_id" >"$root/boot/centralino-medium"
     say "The application layer is installed."
 }

@@ -53,6 +53,7 @@ FULL = replace(
     users=(User("admin", ("wheel", "centralino-admin"), HASH), User("support", ("centralino-operator",))),
     ssh_keys=(("root", KEY), ("admin", KEY)),
     modules=(("mariadb", "10.11"), ("nginx", "1.24")),
+    excluded_packages=("firewalld", "iwl*-firmware"),
     enabled_services=("chronyd", "sshd"),
     time_servers=("ntp1.example.com", "ntp2.example.com"),
     kernel_arguments="console=tty0 console=ttyS0,115200n8",

@@ -41,11 +41,14 @@ class Machine:
         self.root = root
         for directory in ("sys/block", "sys/class/tty/console", "dev/disk/by-label", "dev/disk/by-id", "tmp",
                           "run/install/repo/centralino", "mnt/sysroot/var/log", "mnt/sysroot/var/tmp",
-                          "bin"):  # fmt: skip
+                          "bin", "proc", "mnt/sysroot/boot"):  # fmt: skip
             (root / directory).mkdir(parents=True)
         (root / "sys/class/tty/console/active").write_text("tty0 ttyS0\n")
         self.program("blkid", 'read -r first <"${!#}" && [ "$first" = data ]')
         self.program("findmnt", f"cat {root}/mounted 2>/dev/null")
+        # A "filesystem" is a directory NAME.fs beside the device node NAME.
+        self.program("mount", 'rmdir "$4" && [ -d "$3.fs" ] && ln -s "$3.fs" "$4" || { mkdir -p "$4"; exit 32; }')
+        self.program("umount", 'rm "$1" && mkdir "$1"')
         self.program("restorecon", f'echo "$@" >>{root}/relabelled')
 
     def program(self, name: str, body: str) -> None:
@@ -68,6 +71,7 @@ class Machine:
         (self.root / "dev" / name).write_text("data\n" if data else "\n")
         for partition in partitions:
             (block / partition).mkdir()
+            (block / partition / "partition").write_text("1\n")
             (self.root / "dev" / partition).write_text("data\n")
         return block
 
@@ -232,6 +236,17 @@ def test_the_named_disk_is_used_even_beside_others_with_data(machine: Machine, n
     assert choose(machine, names=(name if name.startswith("/") else f"/dev/{name}",))["disks"] == ["sdb"]
 
 
+@pytest.mark.parametrize("names", [(), ("/dev/sda",)])
+def test_a_profile_that_forbids_erasing_takes_empty_disks_only(
+    machine: Machine, names: tuple[str, ...]
+) -> None:
+    machine.disk("sda", 200 * GB, data=True)
+    assert "profile forbids to erase any" in choose(machine, erase_used=False, names=names)
+    machine.disk("sdb", 200 * GB)
+    if not names:
+        assert choose(machine, erase_used=False)["disks"] == ["sdb"]
+
+
 def test_a_named_disk_that_is_missing_small_or_the_medium_is_refused(machine: Machine) -> None:
     machine.disk("sda", 80 * GB)
     machine.disk("sdb", 200 * GB, removable=1)
@@ -261,6 +276,20 @@ def test_a_mirror_of_one_disk_is_refused(machine: Machine) -> None:
     machine.disk("sda", 200 * GB)
     machine.disk("sdb", 80 * GB)
     assert "RAID 1, which needs two suitable disks; found 1" in choose(machine, raid1=True)
+
+
+def test_a_medium_left_in_the_machine_does_not_install_twice(machine: Machine) -> None:
+    machine.disk("sda", 200 * GB, partitions=("sda1", "sda2"))
+    boot = machine.root / "dev/sda2.fs"
+    boot.mkdir()
+    (boot / "centralino-medium").write_text(f"{PLAIN.payload.sha256}\n")
+    assert "already installed by this very installer (sda2)" in choose(machine)
+    # Another installer, or the word of a person, erases it.
+    (boot / "centralino-medium").write_text("f" * 64)
+    assert choose(machine)["disks"] == ["sda"]
+    (boot / "centralino-medium").write_text(f"{PLAIN.payload.sha256}\n")
+    (machine.root / "proc/cmdline").write_text("quiet centralino.reinstall console=ttyS0\n")
+    assert choose(machine)["disks"] == ["sda"]
 
 
 def medium(machine: Machine) -> Installation:
@@ -310,7 +339,7 @@ def payload(machine: Machine, script: str) -> Installation:
     (source / "install").chmod(0o755)
     archive = machine.root / "run/install/repo/centralino/payload.tar"
     with tarfile.open(archive, "w") as tar:
-        tar.add(source / "install", "install")
+        tar.add(source, "payload")
     digest = hashlib.sha256(archive.read_bytes()).hexdigest()
     return replace(PLAIN, payload=replace(PLAIN.payload, sha256=digest, arguments=("--phase", "image")))
 
@@ -325,6 +354,7 @@ def test_the_payload_is_copied_and_run_in_the_new_system(machine: Machine) -> No
     assert done.returncode == 0, done.stderr
     assert (machine.root / "ran").read_text() == "ran with --phase image\n"
     assert f"-R {system}/opt" in (machine.root / "relabelled").read_text()
+    assert (system / "boot/centralino-medium").read_text() == f"{installation.payload.sha256}\n"
 
 
 def test_a_payload_that_was_changed_is_refused(machine: Machine) -> None:
@@ -343,7 +373,7 @@ def test_a_failing_payload_stops_visibly_and_shows_the_log(machine: Machine) -> 
     system = machine.root / "mnt/sysroot"
     for directory in ("sys", "dev"):
         (system / directory).symlink_to(machine.root / directory)
-    log = system / "var/log/centralino/install.log"
+    log = system / "var/log/centralino/kickstart-post.log"
     script = replace(section(installation, "%post", 1))
     # Anaconda sends the script's output to --log; so does this.
     wrapped = replace(script, text=f"exec >>{log} 2>&1\n{script.text}")

@@ -1,0 +1,82 @@
+"""Boot tests' own parts: QEMU's command line, milestones, screenshots; nothing is started here."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+
+import pytest
+
+from appliance.errors import HostError, InputError
+from iso import qemu
+from iso.boot_test import load_expectation
+from iso.pxe import check_url
+from iso.qemu import Attachment, Firmware, Machine
+
+
+@pytest.fixture(autouse=True)
+def without_kvm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(qemu, "accelerated", lambda: False)
+    files = (tmp_path / "code.fd", tmp_path / "variables.fd")
+    for file in files:
+        file.touch()
+    monkeypatch.setattr(qemu, "_UEFI", (tuple(map(str, files)),))
+    monkeypatch.setattr(qemu, "_SECURE_BOOT", (tuple(map(str, files)),))
+
+
+@pytest.mark.parametrize("firmware", list(Firmware))
+@pytest.mark.parametrize("attachment", list(Attachment))
+def test_the_image_is_never_written_to(tmp_path: Path, firmware: Firmware, attachment: Attachment) -> None:
+    words = qemu.command_line(Machine(tmp_path / "a,b.iso", firmware, attachment), tmp_path)
+    drive = next(word for word in words if "id=image" in word)
+    assert "readonly=on" in drive or "snapshot=on" in drive
+    assert "a,,b.iso" in drive
+    assert ("property=secure" in " ".join(words)) == (firmware is Firmware.SECURE_BOOT)
+    assert ("pflash" in " ".join(words)) == (firmware is not Firmware.BIOS)
+    assert not any("kvm" in word for word in words)
+
+
+def test_a_network_card_reaches_nothing_outside(tmp_path: Path) -> None:
+    words = qemu.command_line(Machine(tmp_path / "x", network=True), tmp_path)
+    assert "user,id=net,restrict=on" in words
+
+
+def test_missing_firmware_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(qemu, "_UEFI", ())
+    with pytest.raises(HostError, match="ovmf"):
+        qemu.firmware_files(Firmware.UEFI)
+
+
+def test_a_screenshot_becomes_png() -> None:
+    # The first pixel begins with a byte that is white space.
+    pixels = bytes([32, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11])
+    image = qemu.png(b"P6\n2 2\n255\n" + pixels)
+    assert image.startswith(b"\x89PNG\r\n\x1a\n")
+    assert struct.unpack_from(">II", image, 16) == (2, 2)
+    length = struct.unpack_from(">I", image, 33)[0]
+    assert zlib.decompress(image[41 : 41 + length]) == b"\0" + pixels[:6] + b"\0" + pixels[6:]
+    with pytest.raises(HostError):
+        qemu.png(b"P5\n2 2\n255\nxxxx")
+
+
+@pytest.mark.parametrize("name", ["installer", "disk"])
+def test_the_shipped_milestones_are_valid(name: str) -> None:
+    expectation = load_expectation(name)
+    assert expectation.milestones and expectation.failures
+
+
+@pytest.mark.parametrize(
+    "text", ["", "milestone = 3", '[[milestone]]\ntitle = "x"\n', '[[milestone]]\ntitle="x"\npattern="("\nseconds=1\n']
+)
+def test_wrong_milestones_are_one_clear_error(tmp_path: Path, text: str) -> None:
+    (tmp_path / "m.toml").write_text(text)
+    with pytest.raises(InputError, match="milestone"):
+        load_expectation(str(tmp_path / "m.toml"))
+
+
+@pytest.mark.parametrize("url", ["ftp://x/y", "http://", "x", "http://a/b c", "http://a/?q=1", "http://a/'"])
+def test_an_address_that_no_boot_loader_could_use_is_refused(url: str) -> None:
+    with pytest.raises(InputError):
+        check_url(url)
+    assert check_url("http://boot.example:8080/pbx/") == "http://boot.example:8080/pbx"
