@@ -25,6 +25,8 @@ RPM_DATABASES = ("var/lib/rpm", "usr/lib/sysimage/rpm")
 RPM_FORMAT = (
     "%{NAME}\\t%|EPOCH?{%{EPOCH}}:{0}|\\t%{VERSION}-%{RELEASE}\\t%{ARCH}\\t%{LICENSE}\\t%{SHA256HEADER}\\n"
 )
+    "%{NAME}\\t%|EPOCH?{%{EPOCH}}:{0}|\\t%{VERSION}-%{RELEASE}\\t%{ARCH}\\t%{LICENSE}\\t%{SHA256HEADER}\\n"
+)
 
 
 class Source(StrEnum):
