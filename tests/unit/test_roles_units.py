@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
+import jinja2
 import pytest
 import yaml
 
@@ -134,6 +136,24 @@ def test_all_names_that_the_roles_use_exist_on_the_platform(name: str) -> None:
     assert not [f"{table}.{key}" for table, key in sorted(used) if key not in box[table]]
     assert variables["ansible_python_interpreter"] == box["paths"]["module_interpreter"]
     assert variables["python"] == box["paths"]["python"]
+
+
+@pytest.mark.parametrize("name", PLATFORMS)
+def test_every_template_renders_for_the_platform(name: str) -> None:
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False, trim_blocks=True)  # noqa: S701
+    environment.filters |= {"dirname": os.path.dirname, "basename": os.path.basename}
+    templates = sorted(ROLES.rglob("*.j2"))
+    assert len(templates) > 15
+    for path in templates:
+        variables = yaml.safe_load((ROLES / "vars" / f"{name}.yml").read_text()) | {
+            "box": platform_file(name)
+        }
+        defaults = path.parents[1] / "defaults/main.yml"
+        if defaults.exists():
+            variables |= yaml.safe_load(defaults.read_text())
+        text = environment.from_string(path.read_text()).render(variables)
+        assert text.strip()
+        assert "{{" not in text
 
 
 def test_both_platforms_have_the_same_variables() -> None:
