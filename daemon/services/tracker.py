@@ -39,6 +39,7 @@ class Tracker:
         self._held_since: float | None = None
         self._recent: deque[float] = deque(maxlen=REMEMBERED_RESTARTS)
         self._stopping_by_job = False
+        self._stopping_by_us = False
 
     def adopt(self, service: Service) -> None:
         """Use another policy for the same service; what was seen of it stays."""
@@ -58,13 +59,15 @@ class Tracker:
             self._killed_at = None
         if unit.active is ActiveState.DEACTIVATING:
             self._stopping_by_job = self._stopping_by_job or unit.job != 0
-        elif unit.active is ActiveState.INACTIVE and unit.job == 0:
-            outside = self._stopping_by_job and self.wanted and not self.operation and self._killed_at is None
+            return False
+        ended = unit.active is ActiveState.INACTIVE and unit.job == 0
+        ours = self._stopping_by_us or bool(self.operation) or self._killed_at is not None or not self.wanted
+        outside = ended and self._stopping_by_job and not ours
+        if ended or unit.running:
             self._stopping_by_job = False
-            return outside
-        elif unit.job == 0 or unit.running:
-            self._stopping_by_job = False
-        return False
+        if ended or unit.run != old.run:
+            self._stopping_by_us = False
+        return outside
 
     def saw_probe(self, kind: ProbeKind, outcome: Outcome) -> None:
         """A probe reports."""
@@ -138,6 +141,8 @@ class Tracker:
         self._last_restart = now
         if decision.action is Action.REPLACE:
             self._killed_at = now
+        if decision.action is Action.STOP:
+            self._stopping_by_us = True
         if decision.action is Action.START:
             self._killed_at = None
         if not decision.replacement:
