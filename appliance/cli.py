@@ -193,7 +193,10 @@ def clean(keep: int, downloads: bool, as_json: bool) -> None:
 @errors_to_exit_codes
 def main() -> None:
     """Entry point of the console script."""
-    cli()
+    # In click's own mode Ctrl-C would end with status 1 before it is seen here.
+    status = cli(standalone_mode=False)
+    if isinstance(status, int) and status:
+        raise SystemExit(status)
 
 
 if __name__ == "__main__":

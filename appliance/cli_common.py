@@ -98,6 +98,9 @@ def errors_to_exit_codes(main: Callable[P, None]) -> Callable[P, None]:
             main(*arguments, **options)
         except BuildError as error:
             sys.exit(report(error, as_json="--json" in sys.argv[1:]))
+        except click.ClickException as error:
+            error.show()
+            sys.exit(error.exit_code)
         except (KeyboardInterrupt, click.Abort):
             click.echo("centralino-build: interrupted; nothing half-made was left behind", err=True)
             sys.exit(INTERRUPTED)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -47,15 +48,13 @@ def hash_list(digests: Mapping[str, str]) -> str:
     return "".join(f"{digests[path]}  ./{path}\n" for path in sorted(digests) if path not in UNLISTED)
 
 
-def parse_hash_list(text: str) -> dict[str, str]:
+def parse_hash_list(text: str, name: str = HASH_LIST) -> dict[str, str]:
     """Path to digest; raises InputError naming the first bad line."""
     found = {}
     for number, line in enumerate(text.splitlines(), 1):
         match = re.fullmatch(r"([0-9a-f]{64})  \./(.+)", line)
         if match is None:
-            raise InputError(
-                f"line {number} of the hash list is no digest with a path", "write the medium again"
-            )
+            raise InputError(f"line {number} of {name} is no digest with a path", "write the medium again")
         found[match[2]] = match[1]
     return found
 
@@ -73,15 +72,15 @@ class Signer:
     file holds no usable secret key.
     """
 
-    def __init__(self, key_file: Path, directory: Path, *, time: int) -> None:
+    def __init__(self, key_file: Path, *, time: int) -> None:
         require({"gpg": "gnupg", "gpgconf": "gnupg"})
         self._key_file = key_file
-        self._directory = directory
         self._time = time
         self._fingerprint = ""
 
     def __enter__(self) -> Signer:
-        self._home.mkdir(mode=0o700, parents=True)
+        # A short path: the agent's socket below it may have no more than 107 characters.
+        self._home = Path(tempfile.mkdtemp(prefix="gpg-", dir="/tmp"))  # noqa: S108 - made anew, mode 0700
         try:
             done = self._gpg("--import", self._key_file, check=False)
             records = [
@@ -109,10 +108,6 @@ class Signer:
         # The agent that gpg started would outlive us and hold the directory.
         run(["gpgconf", "--homedir", self._home, "--kill", "all"], check=False, limit_seconds=30)
         shutil.rmtree(self._home, ignore_errors=True)
-
-    @property
-    def _home(self) -> Path:
-        return self._directory / ".gnupg"
 
     def _gpg(self, *words: str | Path, check: bool = True) -> str:
         base: list[str | Path] = ["gpg", "--homedir", self._home, "--batch", "--no-tty", "--quiet", "--yes"]

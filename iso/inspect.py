@@ -193,7 +193,7 @@ def kickstarts(iso: Iso) -> Iterator[Finding]:
         "hash_list_sha256": hash_list.HASH_LIST,
         "payload_sha256": "centralino/payload.tar",
     }
-    own = hash_list.parse_hash_list(iso.read(hash_list.KICKSTART_LIST).decode())
+    own = hash_list.parse_hash_list(iso.read(hash_list.KICKSTART_LIST).decode(), hash_list.KICKSTART_LIST)
     for name in (*hash_list.KICKSTARTS, hash_list.HASH_LIST):
         if name not in own:
             yield Finding(hash_list.KICKSTART_LIST, f"does not name {name}")

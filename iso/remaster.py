@@ -227,7 +227,7 @@ def _write_hash_lists(medium: Medium, staging: Path, digests: dict[str, str], ep
         signer = None
         keyring = ""
         if medium.signing_key is not None:
-            signer = stack.enter_context(hash_list.Signer(medium.signing_key, staging.parent, time=epoch))
+            signer = stack.enter_context(hash_list.Signer(medium.signing_key, time=epoch))
             keyring = hash_list.SIGNING_KEY
             (staging / keyring).parent.mkdir(parents=True, exist_ok=True)
             signer.export(staging / keyring)

@@ -60,8 +60,22 @@ menu_seconds = 0
 iso_label = "EDGE-7"
 after_install = "poweroff"
 """
-MODULES = {"mariadb-server": ("mariadb", "10.11"), "mariadb-backup": ("mariadb", "10.11"), "nginx": ("nginx", "1.24")}
-PROGRAMS = ("dnf", "rpmbuild", "rpmsign", "createrepo_c", "xorriso", "mcopy", "implantisomd5", "busybox", "mksquashfs")
+MODULES = {
+    "mariadb-server": ("mariadb", "10.11"),
+    "mariadb-backup": ("mariadb", "10.11"),
+    "nginx": ("nginx", "1.24"),
+}
+PROGRAMS = (
+    "dnf",
+    "rpmbuild",
+    "rpmsign",
+    "createrepo_c",
+    "xorriso",
+    "mcopy",
+    "implantisomd5",
+    "busybox",
+    "mksquashfs",
+)
 
 
 def missing_programs() -> list[str]:
@@ -104,7 +118,9 @@ class Site:
         return self.directory / f"{name}.toml"
 
 
-def make_site(directory: Path, *, base: Base | None = None, filler_packages: int = 0, filler_size: int = 0) -> Site:
+def make_site(
+    directory: Path, *, base: Base | None = None, filler_packages: int = 0, filler_size: int = 0
+) -> Site:
     """Make it all below an empty directory; some seconds."""
     (directory / "pbx.toml").write_text(PROFILE)
     (directory / "edge.toml").write_text(EDGE)
@@ -118,7 +134,9 @@ def make_site(directory: Path, *, base: Base | None = None, filler_packages: int
     (payload / "manifest.json").write_text(json.dumps({"files": files}))
     iso = make_base(directory / "base", base)
     checksum = directory / "CHECKSUM"
-    checksum.write_text(f"# {iso.name}\nSHA256 ({iso.name}) = {hashlib.sha256(iso.read_bytes()).hexdigest()}\n")
+    checksum.write_text(
+        f"# {iso.name}\nSHA256 ({iso.name}) = {hashlib.sha256(iso.read_bytes()).hexdigest()}\n"
+    )
     return Site(directory, iso, checksum, key, mirror, payload, directory / "cache")
 
 
@@ -159,6 +177,8 @@ def _mirror(directory: Path, key: Key, profile: Profile, filler: int, filler_siz
 def _modules() -> str:
     text = ""
     for name, stream in sorted(set(MODULES.values())):
-        members = [f"{package}-0:10.0-1.el8.noarch" for package, own in MODULES.items() if own == (name, stream)]
+        members = [
+            f"{package}-0:10.0-1.el8.noarch" for package, own in MODULES.items() if own == (name, stream)
+        ]
         text += module(name, stream, members)
     return text + defaults("nginx", "1.14") + module("nginx", "1.14", [])
