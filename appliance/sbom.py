@@ -25,8 +25,6 @@ RPM_DATABASES = ("var/lib/rpm", "usr/lib/sysimage/rpm")
 RPM_FORMAT = (
     "%{NAME}\\t%|EPOCH?{%{EPOCH}}:{0}|\\t%{VERSION}-%{RELEASE}\\t%{ARCH}\\t%{LICENSE}\\t%{SHA256HEADER}\\n"
 )
-    "%{NAME}\\t%|EPOCH?{%{EPOCH}}:{0}|\\t%{VERSION}-%{RELEASE}\\t%{ARCH}\\t%{LICENSE}\\t%{SHA256HEADER}\\n"
-)
 
 
 class Source(StrEnum):
@@ -55,8 +53,9 @@ class Component:
         """Its package URL (purl specification)."""
         name, version = quote(self.name, safe=""), quote(self.version, safe="")
         if self.source in (Source.PYPI, Source.ANSIBLE):
-            kind = "generic/ansible-collection" if self.source is Source.ANSIBLE else "pypi"
-            return f"pkg:{kind}/{name.lower().replace('_', '-') if self.source is Source.PYPI else name}@{version}"
+            if self.source is Source.ANSIBLE:
+                return f"pkg:generic/ansible-collection/{name}@{version}"
+            return f"pkg:pypi/{name.lower().replace('_', '-')}@{version}"
         namespace, _, release = self.distribution.partition("-")
         qualifiers = f"arch={quote(self.architecture, safe='')}"
         if self.source is Source.RPM and ":" in self.version:
