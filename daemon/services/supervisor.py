@@ -77,6 +77,7 @@ class Supervisor:
         self._catalog = catalog
         self._on_change = on_change
         self._events: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._waiting: list[threading.Event] = []
         self._askers: dict[ProbeKind, Asker] = {}
         self._watched: dict[str, _Watched] = {}
         self._supervision = True
@@ -131,7 +132,7 @@ class Supervisor:
         self._do(lambda: self._record(name, stop))
 
     def _do(self, work: Callable[[], None]) -> None:
-        """Have `work` done by the thread; raises what it raises, or UnavailableError."""
+        """Have `work` done and judged by the thread; raises what it raises, or UnavailableError."""
         done = threading.Event()
         failure: list[CentralinoError] = []
 
@@ -141,7 +142,7 @@ class Supervisor:
             except CentralinoError as error:
                 failure.append(error)
             finally:
-                done.set()
+                self._waiting.append(done)
 
         self._events.put(event)
         if not done.wait(QUESTION_SECONDS):
@@ -167,6 +168,9 @@ class Supervisor:
             if event is None:
                 return
             self._safely(self._judge)
+            for done in self._waiting:
+                done.set()
+            self._waiting.clear()
             self._safely(self._ask_due)
 
     def _safely(self, work: Callable[[], None]) -> None:
