@@ -7,7 +7,6 @@ renamed over the old one, and the directory is fsynced. A reader therefore sees 
 from __future__ import annotations
 
 import contextlib
-import difflib
 import errno
 import grp
 import os
@@ -49,6 +48,8 @@ class FileChange:
         """A unified diff; of a secret file only the fact that it changes."""
         if self.secret:
             return f"{self.path}: contents are secret, {'removed' if self.after is None else 'replaced'}\n"
+        import difflib  # half a megabyte that only a plan needs
+
         return "".join(
             difflib.unified_diff(
                 (self.before or "").splitlines(keepends=True),

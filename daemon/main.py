@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import gc
 import logging
-import os
 import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-# pydantic looks for plugins by reading the metadata of every installed package; we have none.
-os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
-
+import daemon.lean  # noqa: F401  first: before anything that imports pydantic
 from daemon.daemon import Daemon
 from daemon.errors import CentralinoError
 from daemon.journal import start_logging
@@ -19,18 +16,45 @@ from daemon.places import Places
 
 log = logging.getLogger(__name__)
 
+USAGE = """Usage: centralinod [--bus system|session|ADDRESS] [--root DIRECTORY] [--debug]
+
+The Centralino appliance daemon.
+  --bus    the bus to answer on (default: system)
+  --root   use files below this directory and touch no live system
+  --debug  log more
+"""
+
+
+@dataclass(frozen=True)
+class _Options:
+    bus: str = "system"
+    root: Path = Path("/")
+    debug: bool = False
+
+
+def _options(arguments: list[str]) -> _Options | None:
+    """Three options by hand: argparse would stay in memory for good. None: show the usage."""
+    options = _Options()
+    rest = [part for argument in arguments for part in argument.split("=", 1)]
+    while rest:
+        match rest:
+            case ["--debug", *rest]:
+                options = replace(options, debug=True)
+            case ["--bus", bus, *rest]:
+                options = replace(options, bus=bus)
+            case ["--root", root, *rest]:
+                options = replace(options, root=Path(root))
+            case _:
+                return None
+    return options
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point. Exit codes are those of daemon.errors; 0 after SIGTERM."""
-    parser = argparse.ArgumentParser("centralinod", description="The Centralino appliance daemon.")
-    parser.add_argument(
-        "--bus", default="system", metavar="system|session|ADDRESS", help="the bus to answer on"
-    )
-    parser.add_argument(
-        "--root", type=Path, default=Path("/"), help="use files below this directory and touch no live system"
-    )
-    parser.add_argument("--debug", action="store_true", help="log more")
-    options = parser.parse_args(arguments)
+    options = _options(sys.argv[1:] if arguments is None else arguments)
+    if options is None:
+        sys.stderr.write(USAGE)
+        return 2
     start_logging(logging.DEBUG if options.debug else logging.INFO)
     try:
         daemon = Daemon(Places(options.root.absolute()), options.bus)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -30,6 +29,8 @@ class Platform:
 @cache
 def platform(file: Path = PLATFORM_FILE) -> Platform:
     """Read the platform file; raises StorageError naming the file and the key that is missing."""
+    import tomllib  # needed once
+
     try:
         table = tomllib.loads(file.read_text())
         return Platform(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Iterator
 
@@ -33,6 +32,8 @@ def as_lines(value: object, indent: int = 0) -> Iterator[str]:
 
 def difference(older: Document, newer: Document, older_name: str, newer_name: str) -> str:
     """A unified diff of the two documents, empty if they are equal."""
+    import difflib  # half a megabyte that only a plan needs
+
     return "".join(
         difflib.unified_diff(
             [line + "\n" for line in as_lines(older)],
