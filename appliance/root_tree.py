@@ -91,7 +91,7 @@ def _root_stage(
         with staged(payload.directory, root):
             run_inside(root, [f"/{STAGED}/install", "--phase", "application"], context)
         personalize(root, profile, platform)
-        tidy(root, context.epoch)
+        tidy(root, platform, context.epoch)
 
     return Stage(
         f"root-{platform.name}", "install application and roles", inputs, install, needs_bytes=NEEDED_BYTES

@@ -8,8 +8,14 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from appliance.platform_data import PlatformData
+
 # Directories to empty: caches that fill themselves, and logs of the build.
 EMPTIED = (
+    "dev",
+    "proc",
+    "run",
+    "sys",
     "var/cache/apt",
     "var/cache/debconf",
     "var/cache/dnf",
@@ -53,9 +59,12 @@ REMOVED = (
 )
 
 
-def tidy(root: Path, epoch: int) -> None:
-    """Empty caches, remove build logs, make passwd's "last changed" days those of `epoch` (Unix time)."""
-    for name in EMPTIED:
+def tidy(root: Path, platform: PlatformData, epoch: int) -> None:
+    """Empty caches and the database, remove build logs, make passwd's "last changed" days those of `epoch`.
+
+    The database that a package's script made is full of times and identities; its first start makes another.
+    """
+    for name in (*EMPTIED, platform.box.paths["mariadb_data"].lstrip("/")):
         empty(root / name)
     for name in REMOVED:
         path = root / name
