@@ -34,6 +34,7 @@ _WAITING = frozenset(
         "degraded",
         "warning",
         "cancelled",
+        "rolled_back",
         "unknown",
     }
 )

@@ -128,15 +128,22 @@ def _alarm_sentence(alarm: JsonObject) -> str:
 SERVICE_HEADS = ("SERVICE", "STATE", "HEALTH", "RESTARTS", "SINCE", "REASON")
 
 
+def _service_health(service: JsonObject) -> str:
+    """In a word; a service that rightly does not run is neither well nor ill."""
+    if service.get("healthy") is False:
+        return "unhealthy"
+    if service.get("healthy") is None:
+        return "unknown"
+    return "-" if text_of(service, "state") in ("inactive", "off") else "healthy"
+
+
 def service_rows(services: list[JsonObject]) -> list[tuple[str, ...]]:
     """Rows for `SERVICE_HEADS`."""
     return [
         (
             text_of(service, "name"),
             text_of(service, "state"),
-            {True: "healthy", False: "unhealthy"}.get(service.get("healthy") is True, "")
-            if service.get("healthy") is not None
-            else "unknown",
+            _service_health(service),
             text_of(service, "restarts", "0"),
             local_time(text_of(service, "since")),
             text_of(service, "reason"),

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from ipaddress import ip_interface
 from pathlib import Path
 
-from daemon.errors import ApplyFailedError, CentralinoError, Problem
+from daemon.errors import ApplyFailedError, CentralinoError, Problem, StorageError
 from daemon.files import FileChange, apply_file_change, ensure_directory, read_text
 from daemon.network import keyfile
 from daemon.network.checks import check
 from daemon.network.manager import Manager
+from daemon.network.names_and_time import SOURCES_FILE, hosts_text, sources_text
 from daemon.network.truth import Link, Truth, look
 from daemon.places import Places
+from daemon.platform import platform
 from daemon.run import run
 from daemon.settings import Settings
 from daemon.settings.network import Interface, NetworkSection
@@ -21,9 +24,13 @@ from daemon.subsystem import Change, State
 
 CONNECTIONS = Path("/etc/NetworkManager/system-connections")
 CONFIGURATION = Path("/etc/NetworkManager/conf.d")
+HOSTS_FILE = Path("/etc/hosts")
+CHRONY_LIMIT_SECONDS = 10.0
 ADDRESS_LIMIT_SECONDS = 5.0
 SETTLE_SECONDS = 1.0
 POLL_SECONDS = 0.1
+
+log = logging.getLogger(__name__)
 
 
 class Network:
@@ -47,7 +54,12 @@ class Network:
 
     def verify(self, settings: Settings, facts: Mapping[str, object]) -> Sequence[Problem]:
         """Interfaces that do not exist, next hops out of reach, subnets that overlap foreign ones."""
-        return check(settings.network, self._look().links) if self._places.is_live else []
+        problems = check(settings.network, self._look().links) if self._places.is_live else []
+        if sources_text(settings.network.ntp) is not None and self._time_sources() is None:
+            problems.append(
+                Problem("network.ntp", "this box does not say where its time servers are kept", "see: status")
+            )
+        return problems
 
     def plan(self, old: Settings | None, new: Settings) -> Sequence[Change]:
         """One change for the name servers and one for each interface that differs; parents come first.
@@ -60,6 +72,7 @@ class Network:
         old_dns = keyfile.render_global_dns(old.network) if old else read_text(self._dns_file)
         if (dns := keyfile.render_global_dns(new.network)) != old_dns:
             changes.append(self._dns_change(new.network, dns))
+        changes += self._names_and_time(old, new)
         removed = [name for name in before if name not in after]
         changes += [self._removal(name) for name in removed]
         for name in sorted(after, key=lambda name: (_depth(name, new.network), name)):
@@ -69,15 +82,19 @@ class Network:
 
     def apply(self, change: Change) -> None:
         """Write the files, let NetworkManager read them, make the device match, see that it does."""
-        ensure_directory(self._connections, 0o755)
-        ensure_directory(self._dns_file.parent, 0o755)
         for file in change.files:
+            if not file.path.parent.is_dir():
+                ensure_directory(file.path.parent)
             apply_file_change(file)
         if not self._places.is_live:
             return
+        if change.detail.get("time") is True:
+            self._read_time_sources()
+            return
         interface = str(change.detail.get("interface", ""))
         if not interface:
-            self._manager.read_configuration_again()
+            if change.detail.get("hosts") is not True:
+                self._manager.read_configuration_again()
             return
         self._manager.read_profiles_again()
         if change.detail.get("up") is True:
@@ -129,6 +146,48 @@ class Network:
         sentence = f"Ask the name servers {servers}" if after else "Ask the name servers that DHCP names"
         file = FileChange(self._dns_file, read_text(self._dns_file), after)
         return Change(self.name, sentence, files=(file,), risky=True)
+
+    def _names_and_time(self, old: Settings | None, new: Settings) -> Iterator[Change]:
+        """Changes of /etc/hosts and of chrony's sources; neither can cut anybody off."""
+        hosts_file = self._places.on_box(HOSTS_FILE)
+        hosts = read_text(hosts_file)
+        if old is None or old.network.hosts != new.network.hosts:
+            after = hosts_text(hosts, new.network.hosts)
+            if after != hosts and (hosts is not None or new.network.hosts):
+                names = ", ".join(entry.names[0] for entry in new.network.hosts)
+                yield Change(
+                    self.name,
+                    f"Know {names} without DNS" if names else "Know no hosts without DNS",
+                    files=(FileChange(hosts_file, hosts, after),),
+                    detail={"hosts": True},
+                )
+        folder = self._time_sources()
+        if folder is None:
+            return
+        sources_file = folder / SOURCES_FILE
+        sources, after_sources = read_text(sources_file), sources_text(new.network.ntp)
+        if (old is None or old.network.ntp != new.network.ntp) and sources != after_sources:
+            servers = ", ".join(str(name) for name in (*new.network.ntp.servers, *new.network.ntp.pools))
+            yield Change(
+                self.name,
+                f"Take the time from {servers}" if servers else "Take the time from the servers of the image",
+                files=(FileChange(sources_file, sources, after_sources),),
+                detail={"time": True},
+            )
+
+    def _time_sources(self) -> Path | None:
+        """The directory of chrony's sources on this platform, None where the platform is unknown."""
+        try:
+            place = platform(self._places.platform_file).paths.get("chrony_sources")
+        except StorageError:
+            return None
+        return None if place is None else self._places.on_box(place)
+
+    def _read_time_sources(self) -> None:
+        done = run(["chronyc", "reload", "sources"], limit_seconds=CHRONY_LIMIT_SECONDS, check=False)
+        if done.status != 0:
+            # A clock daemon that does not run reads the file when it starts.
+            log.warning("chronyd did not re-read its sources: %s", (done.output + done.errors).strip())
 
     def _removal(self, interface: str) -> Change:
         return Change(

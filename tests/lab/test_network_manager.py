@@ -224,6 +224,26 @@ def test_what_only_this_box_knows_is_refused(node: Node) -> None:
     assert found["sentences"] == []
 
 
+def test_host_entries_and_time_servers(node: Node) -> None:
+    if not node.run(["test", "-e", "/etc/centralino/platform.toml"], check=False).ok:
+        pytest.skip("this root tree is no appliance, so nobody says where chrony keeps its sources")
+    new = {
+        **NODE_PROFILE,
+        "hosts": [{"address": "10.77.0.99", "names": ["peer.example.com", "peer"]}],
+        "ntp": {"servers": ["10.77.0.1"]},
+    }
+    found = change(node, NODE_PROFILE, new)
+    assert found["error"] is None and found["problems"] == [], found
+    assert "Take the time from 10.77.0.1" in found["sentences"]
+    assert "10.77.0.99" in node.run(["getent", "hosts", "peer"]).output
+    assert "10.77.0.1" in node.run(["chronyc", "-n", "sources"]).output
+    back = change(node, new, NODE_PROFILE)
+    assert back["error"] is None, back
+    assert not node.run(["getent", "hosts", "peer"], check=False).ok
+    assert "10.77.0.1" not in node.run(["chronyc", "-n", "sources"]).output
+    assert node.run(["cat", "/etc/hosts"]).output.count("Centralino") == 0
+
+
 def test_network_manager_reads_every_kind_of_profile(node: Node) -> None:
     """VLAN and bond, also where this kernel cannot make them: NetworkManager must take each line as meant."""
     folder = "/etc/NetworkManager/system-connections"

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon.network import Network, keyfile
+from daemon.network.names_and_time import hosts_text, sources_text
 from daemon.network.truth import Link, Truth, parse_gateways, parse_links, read_name_servers
 from daemon.places import Places
 from daemon.settings import Settings
@@ -66,6 +67,38 @@ def test_every_profile_is_an_ini_file_of_its_own(interfaces: dict[str, object]) 
         parsed.read_string(text)
         assert parsed["connection"]["interface-name"] == name
         assert "/" not in keyfile.file_name(name)
+
+
+# --- host entries and time servers --------------------------------------------------------------------------
+
+
+@given(st.text(st.characters(codec="utf-8"), max_size=80))
+def test_hosts_of_others_stay(current: str) -> None:
+    entries = section(hosts=[{"address": "192.0.2.7", "names": ["pbx2.example.com", "pbx2"]}]).network.hosts
+    with_ours = hosts_text(current, entries)
+    assert "192.0.2.7\tpbx2.example.com pbx2\n" in with_ours
+    assert hosts_text(with_ours, entries) == with_ours
+    without = hosts_text(with_ours, ())
+    assert without == current or without == current + "\n"
+
+
+def test_a_block_that_was_cut_is_replaced() -> None:
+    entries = section(hosts=[{"address": "192.0.2.7", "names": ["pbx2"]}]).network.hosts
+    cut = hosts_text("127.0.0.1 localhost\n", entries).partition("# END")[0]
+    assert hosts_text(cut, ()) == "127.0.0.1 localhost\n"
+    assert "localhost" in hosts_text(None, entries)
+
+
+def test_time_sources() -> None:
+    ntp = section(
+        ntp={"servers": ["192.0.2.123", "time.example.com"], "pools": ["pool.example.com"]}
+    ).network.ntp
+    assert (sources_text(ntp) or "").splitlines()[1:] == [
+        "server 192.0.2.123 iburst prefer",
+        "server time.example.com iburst prefer",
+        "pool pool.example.com iburst maxsources 4 prefer",
+    ]
+    assert sources_text(section().network.ntp) is None
 
 
 # --- the subsystem below a root of its own ------------------------------------------------------------------
