@@ -14,7 +14,7 @@ from daemon.network import keyfile
 from daemon.network.checks import check
 from daemon.network.manager import Manager
 from daemon.network.names_and_time import SOURCES_FILE, hosts_text, sources_text
-from daemon.network.truth import Link, Truth, look
+from daemon.network.truth import LIMIT_SECONDS, OBSERVE_LIMIT_SECONDS, Link, Truth, look
 from daemon.places import Places
 from daemon.platform import platform
 from daemon.run import run
@@ -44,7 +44,7 @@ class Network:
         places: Places | None = None,
         *,
         manager: Manager | None = None,
-        look: Callable[[], Truth] = look,
+        look: Callable[[float], Truth] = look,
     ) -> None:
         self._places = places or Places()
         self._manager = manager or Manager()
@@ -54,7 +54,7 @@ class Network:
 
     def verify(self, settings: Settings, facts: Mapping[str, object]) -> Sequence[Problem]:
         """Interfaces that do not exist, next hops out of reach, subnets that overlap foreign ones."""
-        problems = check(settings.network, self._look().links) if self._places.is_live else []
+        problems = check(settings.network, self._look(LIMIT_SECONDS).links) if self._places.is_live else []
         if sources_text(settings.network.ntp) is not None and self._time_sources() is None:
             problems.append(
                 Problem("network.ntp", "this box does not say where its time servers are kept", "see: status")
@@ -108,7 +108,7 @@ class Network:
         if not self._places.is_live:
             return State(True)
         try:
-            truth = self._look()
+            truth = self._look(OBSERVE_LIMIT_SECONDS)
             profiles = self._profiles()
         except CentralinoError as error:
             return State(False, (f"the network cannot be seen: {error}",))
@@ -219,7 +219,7 @@ class Network:
         started = time.monotonic()
         added = False
         while True:
-            link = self._look().links.get(interface)
+            link = self._look(LIMIT_SECONDS).links.get(interface)
             if link is not None and not link.carrier:
                 return
             lacking = _lacking(text, link) if link else ["a link"]

@@ -1,6 +1,6 @@
-"""What the kernel has: links, addresses, default routes; read with `ip -json` and from sysfs.
+"""What the kernel has: links and addresses from `ip -json`, default routes from /proc/net.
 
-pyroute2 would cost the resident process several megabytes for three reads a minute; it is used where events
+pyroute2 would cost the resident process several megabytes for a few reads a minute; it is used where events
 must be followed.
 """
 
@@ -8,13 +8,19 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from daemon.run import run
 
-LIMIT_SECONDS = 3.0
+LIMIT_SECONDS = 5.0
+OBSERVE_LIMIT_SECONDS = 0.9
+ROUTES4_FILE = Path("/proc/net/route")
+ROUTES6_FILE = Path("/proc/net/ipv6_route")
+ROUTE_HAS_GATEWAY = 0x2
+"""RTF_GATEWAY of linux/route.h."""
 RESOLVER_FILE = Path("/etc/resolv.conf")
 
 InterfaceAddress = ipaddress.IPv4Interface | ipaddress.IPv6Interface
@@ -62,20 +68,19 @@ class Truth:
         }
 
 
-def look() -> Truth:
-    """The state now. Raises CommandFailedError when `ip` does not answer."""
-    addresses = run(["ip", "-json", "-details", "address", "show"], limit_seconds=LIMIT_SECONDS).output
-    routes = [
-        run(
-            ["ip", "-json", family, "route", "show", "default"], limit_seconds=LIMIT_SECONDS, check=False
-        ).output
-        for family in ("-4", "-6")
-    ]
-    return Truth(
-        parse_links(addresses),
-        tuple(way for text in routes for way in parse_gateways(text)),
-        read_name_servers(),
-    )
+def look(limit_seconds: float = LIMIT_SECONDS) -> Truth:
+    """The state now. Raises CommandFailedError when `ip` does not answer within `limit_seconds`."""
+    addresses = run(["ip", "-json", "-details", "address", "show"], limit_seconds=limit_seconds).output
+    gateways = (*parse_routes4(_text(ROUTES4_FILE)), *parse_routes6(_text(ROUTES6_FILE)))
+    return Truth(parse_links(addresses), gateways, read_name_servers())
+
+
+def _text(file: Path) -> str:
+    """A file of /proc; empty where the kernel has no such family."""
+    try:
+        return file.read_text()
+    except OSError:
+        return ""
 
 
 def parse_links(text: str) -> dict[str, Link]:
@@ -106,12 +111,28 @@ def _addresses(entries: Sequence[Mapping[str, object]]) -> list[InterfaceAddress
     ]
 
 
-def parse_gateways(text: str) -> list[str]:
-    """`GATEWAY via INTERFACE` of every default route in the output of `ip -json route show default`."""
+def parse_routes4(text: str) -> list[str]:
+    """`GATEWAY via INTERFACE` of every default route in /proc/net/route (hexadecimal, host byte order)."""
     found = []
-    for entry in json.loads(text or "[]"):
-        hops = [entry, *entry.get("nexthops", [])]
-        found += [f"{hop['gateway']} via {hop.get('dev', '?')}" for hop in hops if "gateway" in hop]
+    for line in text.splitlines()[1:]:
+        words = line.split()
+        if len(words) < 8 or words[1] != "00000000" or words[7] != "00000000":
+            continue
+        if int(words[3], 16) & ROUTE_HAS_GATEWAY:
+            gateway = ipaddress.IPv4Address(int(words[2], 16).to_bytes(4, sys.byteorder))
+            found.append(f"{gateway} via {words[0]}")
+    return found
+
+
+def parse_routes6(text: str) -> list[str]:
+    """`GATEWAY via INTERFACE` of every default route in /proc/net/ipv6_route (hexadecimal, network order)."""
+    found = []
+    for line in text.splitlines():
+        words = line.split()
+        if len(words) < 10 or words[0].strip("0") or words[1] != "00":
+            continue
+        if int(words[8], 16) & ROUTE_HAS_GATEWAY:
+            found.append(f"{ipaddress.IPv6Address(int(words[4], 16))} via {words[9]}")
     return found
 
 

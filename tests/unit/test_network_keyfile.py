@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from daemon.network import Network, keyfile
 from daemon.network.names_and_time import hosts_text, sources_text
-from daemon.network.truth import Link, Truth, parse_gateways, parse_links, read_name_servers
+from daemon.network.truth import Link, Truth, parse_links, parse_routes4, parse_routes6, read_name_servers
 from daemon.places import Places
 from daemon.settings import Settings
 from daemon.settings.network import NetworkSection
@@ -190,6 +190,20 @@ ADDRESSES = json.dumps(
 )
 
 
+ROUTES4 = """\
+Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT
+eth0\t00000000\t010200C0\t0003\t0\t0\t100\t00000000\t0\t0\t0
+ppp0\t00000000\t00000000\t0001\t0\t0\t0\t00000000\t0\t0\t0
+eth0\t000200C0\t00000000\t0001\t0\t0\t100\t00FFFFFF\t0\t0\t0
+"""
+ZERO = "0" * 32
+ROUTES6 = f"""\
+{ZERO} 00 {ZERO} 00 fe800000000000000000000000000001 00000400 00000001 00000000 00000003     eth0
+20010db8000000000000000000000000 40 {ZERO} 00 {ZERO} 00000100 00000001 00000000 00000001     eth0
+{ZERO} 00 {ZERO} 00 {ZERO} ffffffff 00000001 00000000 00200200       lo
+"""
+
+
 def test_links_are_read() -> None:
     links = parse_links(ADDRESSES)
     assert list(links) == ["eth0", "eth1"]
@@ -199,9 +213,9 @@ def test_links_are_read() -> None:
 
 
 def test_gateways_and_name_servers_are_read(tmp_path: Path) -> None:
-    text = '[{"dst":"default","gateway":"192.0.2.1","dev":"eth0"},{"dst":"default","dev":"ppp0"}]'
-    assert parse_gateways(text) == ["192.0.2.1 via eth0"]
-    assert parse_gateways("") == []
+    assert parse_routes4(ROUTES4) == ["192.0.2.1 via eth0"]
+    assert parse_routes6(ROUTES6) == ["fe80::1 via eth0"]
+    assert parse_routes4("") == parse_routes6("") == []
     file = tmp_path / "resolv.conf"
     file.write_text("# nameserver 9.9.9.9\nnameserver 192.0.2.53\nsearch x\nnameserver\n")
     assert read_name_servers(file) == ("192.0.2.53",)
