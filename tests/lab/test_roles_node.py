@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -250,6 +251,79 @@ def test_the_daemon_has_few_rights(shared_node: Node) -> None:
     found = re.search(r"Overall exposure level for centralinod.service: ([0-9.]+)", report.output)
     assert found, report.output
     assert float(found[1]) <= 5.0
+
+
+WORK_OF_THE_DAEMON = """
+nft -f /etc/nftables.conf
+nft list ruleset
+ip address add 198.51.100.77/32 dev lo noprefixroute
+ip address del 198.51.100.77/32 dev lo
+arping -c1 -w1 -U -I eth0 -s $address $address
+systemctl restart nginx.service
+journalctl -u nginx.service -n1 -q
+chage -M 99999 admin
+touch /etc/centralino/written /var/lib/asterisk/written
+chown asterisk:asterisk /var/lib/asterisk/written
+rm /etc/centralino/written /var/lib/asterisk/written
+runuser -u centralino -- mariadb centralino -e "SELECT 1"
+mariadb -e "SELECT 1"
+rsync -a /etc/centralino/tls/ /var/lib/centralino/copy/
+rm -r /var/lib/centralino/copy
+nginx -t
+"""
+FORBIDDEN_TO_THE_DAEMON = """
+touch /usr/written
+sysctl -w net.ipv4.ip_forward=1
+mount -t tmpfs tmpfs /mnt
+unshare --net true
+ls /home/admin
+"""
+
+
+def test_the_daemon_s_rights_suffice_for_its_work_and_for_no_more(shared_node: Node) -> None:
+    """The same [Service] section with another program in it."""
+    unit = shared_node.run(["cat", "/usr/lib/systemd/system/centralinod.service"]).output
+    unit = re.sub(
+        r"^(WatchdogSec|NotifyAccess|Restart\w*|Runtime\w+|State\w+|Logs\w+)=.*\n", "", unit, flags=re.M
+    )
+    unit = unit.replace("Type=notify", "Type=oneshot").replace(
+        "ExecStart=/usr/sbin/centralinod", "ExecStart=/bin/sh /run/rights.sh"
+    )
+    lines = [f"address={shared_node.address()}"]
+    for wanted, commands in (("OK", WORK_OF_THE_DAEMON), ("FAILED", FORBIDDEN_TO_THE_DAEMON)):
+        other = "FAILED" if wanted == "OK" else "OK"
+        for command in commands.strip().splitlines():
+            quoted = command.replace('"', "'")
+            lines.append(
+                f'if {command}; then s=OK; else s=FAILED; fi; [ $s = {wanted} ] || echo "{other}: {quoted}"'
+            )
+    lines.append("echo the end")
+    shared_node.run(["tee", "/run/rights.sh"], input_text="\n".join(lines) + "\n")
+    shared_node.run(["tee", "/run/systemd/system/rights.service"], input_text=unit)
+    shared_node.run(["systemctl", "daemon-reload"])
+    shared_node.run(["systemctl", "start", "rights.service"], limit_seconds=60)
+    said = shared_node.run(
+        ["journalctl", "-u", "rights.service", "-o", "cat", "--no-pager"]
+    ).output.splitlines()
+    shared_node.run(["rm", "/run/rights.sh", "/run/systemd/system/rights.service"])
+    assert "the end" in said
+    assert [line for line in said if line.startswith(("OK: ", "FAILED: "))] == []
+
+
+@pytest.mark.slow
+def test_a_daemon_that_hangs_is_replaced(lab: Lab) -> None:
+    """The watchdog (10 s), and then what a stopped process makes systemd wait (10 s)."""
+    node = lab.add_node("node1")
+    node.power_on()
+    node.wait_active("centralinod")
+    before = node.processes_of("centralinod.service")
+    node.signal_unit("centralinod.service", signal.SIGSTOP)
+    wait_for(
+        lambda: not set(before) & set(node.processes_of("centralinod.service")), 45, "another daemon process"
+    )
+    node.wait_active("centralinod")
+    answer = json.loads(node.run(["centralino", "status", "--json"], check=False).output)
+    assert answer["version"]
 
 
 def test_systemd_understands_every_line_of_our_units(shared_node: Node) -> None:
