@@ -11,6 +11,7 @@ import re
 import shutil
 import sys
 import tempfile
+import zipfile
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -100,6 +101,8 @@ def _ready_wheel(package: str, platform: PlatformData, directories: Sequence[Pat
         for wheel in sorted(directory.glob("*.whl")):
             name, found = (re.sub(r"[-_.]+", "-", part).lower() for part in wheel.name.split("-")[:2])
             if name == package and found == re.sub(r"[-_.]+", "-", version) and fits(wheel, platform):
+                if not zipfile.is_zipfile(wheel):
+                    raise InputError(f"{wheel} is no wheel, or a damaged one", "build or copy it again")
                 return wheel
     return None
 

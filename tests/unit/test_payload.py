@@ -86,7 +86,12 @@ def test_a_package_that_cannot_be_compiled_here_is_one_error_with_its_remedy(tmp
     with pytest.raises(InputError, match=r"pygobject 3\.44\.2 has no wheel for AlmaLinux 8") as caught:
         third_party_stage(old)
     assert "--wheel-dir" in caught.value.remedy
-    (tmp_path / "PyGObject-3.44.2-cp312-cp312-linux_x86_64.whl").write_bytes(b"wheel")
+    wheel = tmp_path / "PyGObject-3.44.2-cp312-cp312-linux_x86_64.whl"
+    wheel.write_bytes(b"damaged")
+    with pytest.raises(InputError, match="damaged"):
+        third_party_stage(old, [tmp_path])
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("gi/__init__.py", "")
     assert third_party_stage(old, [tmp_path]).inputs != {}
 
 
