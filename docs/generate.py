@@ -235,6 +235,28 @@ CLI_SURROUNDINGS = """\
 Output to a pipe or file is never coloured and never wrapped. Control characters in anything that comes
 from outside are written out (`\\x1b`), never sent to the terminal.
 
+## JSON
+
+| command | document |
+|---|---|
+| `status` | object: `healthy`, `reasons`, `hostname`, `version`, `platform`, `revision`, `pending`, `role`, `services`, `subsystems`, `alarms`, `stored_only`, `jobs_running` |
+| `status --watch` | the same, one line for every change |
+| `services list` | list: `name`, `unit`, `state`, `healthy`, `reason`, `since`, `restarts`, `probes`, `pid` |
+| `services logs` | object: `lines`, `cursor`; with `--follow` one value a line |
+| `config show` | the value at the path |
+| `config schema` | JSON Schema |
+| `config history` | list: `revision`, `when`, `who`, `comment`, `state` |
+| `config diff` | object: `older`, `newer`, `diff` |
+| `config set` and the other changes | object: `changed`, `revision`, `confirm_by`, `plan`; of a dry run `dry_run`, `changed`, `plan` |
+| `jobs list`, `jobs show`, `jobs watch` | list of, or one: `id`, `kind`, `who`, `state`, `progress`, `message`, `result`, `error` |
+| `audit` | list: `when`, `who`, `uid`, `method`, `arguments`, `outcome` |
+| an error, on stderr | object: `error`, `message`, `remedy`, `exit_code`, `problems` |
+
+A `plan` holds `base`, `changes` (each with `subsystem`, `sentence`, `diff`, `restarts`, `reloads`,
+`drops_calls`, `risky`, `deletes`), `problems`, `needs_confirm`, `restarts`, `drops_calls` and `diff`.
+
+## Completion
+
 Completion for bash, zsh and fish is installed on the appliance; it completes commands, options, services,
 jobs and the paths of settings. Elsewhere, `centralino completion SHELL` prints the script.
 """

@@ -133,7 +133,12 @@ def _open_editor(file: Path) -> None:
 
     wanted = os.environ.get("VISUAL") or os.environ.get("EDITOR")
     words = shlex.split(wanted or "") or [next((editor for editor in EDITORS if which(editor)), "vi")]
-    status = run_on_terminal([*words, str(file)])
+    try:
+        status = run_on_terminal([*words, str(file)])
+    except CommandFailedError as error:
+        raise CommandFailedError(
+            error.message, f"name an editor that is installed in EDITOR; your text is in {file}"
+        ) from None
     if status != 0:
         raise CommandFailedError(
             f"the editor {words[0]} ended with status {status}; nothing was changed",

@@ -134,7 +134,7 @@ class Menu:
             return {"error": str(error), "addresses": local_addresses()}
         pending = as_object(status.get("pending"))
         pending.pop("seconds_left", None)
-        kept = ("healthy", "reasons", "role", "version", "platform", "pending")
+        kept = ("healthy", "reasons", "hostname", "role", "version", "platform", "pending")
         return {**{key: status.get(key) for key in kept}, "network": network_facts(status)}
 
     def _draw(self, state: JsonObject) -> None:

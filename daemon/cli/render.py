@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 PIPE_WIDTH = 10_000
-NARROWEST_TEXT = 24
+NARROWEST_TEXT = 16
 GAP = 2
 
 _GOOD = frozenset({"healthy", "running", "active", "done", "confirmed", "ok", "yes", "granted", "up"})

@@ -125,7 +125,7 @@ def _alarm_sentence(alarm: JsonObject) -> str:
     return " ".join(part for part in (when, f"{name}:" if name else "", what) if part)
 
 
-SERVICE_HEADS = ("SERVICE", "STATE", "HEALTH", "RESTARTS", "SINCE", "REASON")
+SERVICE_HEADS = ("SERVICE", "STATE", "HEALTH", "RESTARTS", "FOR", "REASON")
 
 
 def _service_health(service: JsonObject) -> str:
@@ -145,7 +145,7 @@ def service_rows(services: list[JsonObject]) -> list[tuple[str, ...]]:
             text_of(service, "state"),
             _service_health(service),
             text_of(service, "restarts", "0"),
-            local_time(text_of(service, "since")),
+            elapsed(text_of(service, "since")),
             text_of(service, "reason"),
         )
         for service in services
@@ -169,18 +169,24 @@ def _subsystem_rows(state: JsonObject) -> Iterator[tuple[str, ...]]:
 
 def local_time(text: str) -> str:
     """An ISO 8601 time, or seconds since the epoch, as local time; anything else as it is."""
-    if not text:
-        return ""
+    moment = _moment(text)
+    return text if moment is None else moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def elapsed(text: str) -> str:
+    """How long ago that time was, short enough for a column; anything else as it is."""
+    moment = _moment(text)
+    return text if moment is None else seconds((datetime.now(UTC) - moment).total_seconds())
+
+
+def _moment(text: str) -> datetime | None:
     try:
         if text.replace(".", "", 1).isdigit():
-            moment = datetime.fromtimestamp(float(text), UTC)
-        else:
-            moment = datetime.fromisoformat(text)
+            return datetime.fromtimestamp(float(text), UTC)
+        moment = datetime.fromisoformat(text)
     except (ValueError, OverflowError, OSError):
-        return text
-    if moment.tzinfo is None:
-        return text
-    return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+        return None
+    return moment if moment.tzinfo else None
 
 
 def _watch(client: Client, as_json: bool) -> None:
