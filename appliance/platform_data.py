@@ -124,6 +124,7 @@ class PlatformData(Table):
     keys: KeysTable
     packages: dict[str, tuple[str, ...]]
     packages_disk: dict[str, tuple[str, ...]]
+    packages_build: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     guest_units: dict[str, tuple[UnitName, ...]]
     modules: ModulesTable = Field(default_factory=ModulesTable)
     kiwi: KiwiTable

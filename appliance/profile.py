@@ -271,6 +271,8 @@ class OvaOptions(Section):
     """Open virtual appliance."""
 
     hardware: Literal["vmx-13", "vmx-15", "vmx-17", "vmx-19", "vmx-20", "vmx-21"] = "vmx-15"
+    # 1.1 is for hosts that refuse 2.0.
+    descriptor: Literal["2.0", "1.1"] = "2.0"
     firmware: Literal["efi", "bios"] = "efi"
     disk_controller: Literal["pvscsi", "lsilogic", "virtio"] = "pvscsi"
     network_adapter: Literal["vmxnet3", "e1000", "virtio"] = "vmxnet3"

@@ -1,0 +1,1 @@
+"""Packages that a platform does not have, built in that platform's own root tree."""
