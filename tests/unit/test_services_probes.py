@@ -568,3 +568,21 @@ def test_https_silent_server(tmp_path: Path) -> None:
     files = self_signed(tmp_path, "box")
     with tcp(silence) as server:
         assert HttpsProbe(LOOPBACK, server.port, files[0]).ask(SHORT).finding is Finding.SILENT
+
+
+def test_https_refused_no_tls_and_a_broken_file(tmp_path: Path) -> None:
+    files = self_signed(tmp_path, "box")
+    with socket.create_server((LOOPBACK, 0)) as free:
+        port = free.getsockname()[1]
+    assert HttpsProbe(LOOPBACK, port, files[0]).ask(GENEROUS).finding is Finding.REFUSED
+
+    def plain(connection: socket.socket) -> None:
+        connection.recv(65_536)
+        connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    with tcp(plain) as server:
+        outcome = HttpsProbe(LOOPBACK, server.port, files[0]).ask(GENEROUS)
+        assert (outcome.finding, "TLS failed" in outcome.detail) == (Finding.FAULTY, True)
+        files[0].write_text("no certificate")
+        outcome = HttpsProbe(LOOPBACK, server.port, files[0]).ask(GENEROUS)
+        assert (outcome.finding, "cannot be used" in outcome.detail) == (Finding.FAULTY, True)
