@@ -35,7 +35,8 @@ class _Options:
 def _options(arguments: list[str]) -> _Options | None:
     """Three options by hand: argparse would stay in memory for good. None: show the usage."""
     options = _Options()
-    rest = [part for argument in arguments for part in argument.split("=", 1)]
+    # `--bus=ADDRESS` too; an address such as unix:path=/run/bus has an equals sign of its own.
+    rest = [part for word in arguments for part in (word.split("=", 1) if word[:2] == "--" else [word])]
     while rest:
         match rest:
             case ["--debug", *rest]:

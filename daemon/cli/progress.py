@@ -7,13 +7,7 @@ import sys
 from daemon.cli.client import Client
 from daemon.cli.json_types import JsonObject, as_object, text_of
 from daemon.cli.render import colour_wanted, line, visible
-from daemon.errors import CentralinoError, InvalidSettingsError
-
-
-class JobCancelledError(CentralinoError):
-    """The job was cancelled; what it had begun was put back."""
-
-    exit_code = 11
+from daemon.errors import CancelledError, CentralinoError, InvalidSettingsError
 
 
 def follow(
@@ -92,7 +86,7 @@ def job_error(job: JsonObject) -> CentralinoError:
     from daemon.cli.client import error_from_bus, problems_of
 
     if text_of(job, "state") == "cancelled":
-        return JobCancelledError(f"job {text_of(job, 'id')} was cancelled", "what it had begun was put back")
+        return CancelledError(f"job {text_of(job, 'id')} was cancelled", "what it had begun was put back")
     error = as_object(job.get("error"))
     if problems := problems_of(error):
         return InvalidSettingsError(problems)

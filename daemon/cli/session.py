@@ -29,7 +29,7 @@ class DeclinedError(CentralinoError):
 class UnhealthyError(CentralinoError):
     """The box is not healthy; only `status --check` and `status --wait` say so by exit code."""
 
-    exit_code = 12
+    exit_code = 11
 
 
 @dataclass

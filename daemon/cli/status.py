@@ -22,12 +22,12 @@ RETRY_SECONDS = 1.0
 
 @click.command()
 @click.option("--watch", "-w", is_flag=True, help="Stay, and show every change; Ctrl-C ends it.")
-@click.option("--check", is_flag=True, help="Leave with exit code 12 when the box is not healthy.")
+@click.option("--check", is_flag=True, help="Leave with exit code 11 when the box is not healthy.")
 @click.option(
     "--wait",
     type=click.FloatRange(0),
     metavar="SECONDS",
-    help="Wait until the box is healthy, at most so long; exit code 12 if it is not by then.",
+    help="Wait until the box is healthy, at most so long; exit code 11 if it is not by then.",
 )
 @reads
 def status(session: Session, as_json: bool, watch: bool, check: bool, wait: float | None) -> None:

@@ -236,8 +236,8 @@ def test_status_for_scripts_and_people(box: Box) -> None:
 
 def test_status_check_says_by_exit_code_that_the_box_is_not_healthy(box: Box) -> None:
     """The box of this test has no platform file, which is a reason."""
-    assert box.run("status", "--check").returncode == 12
-    assert box.run("status", "--wait", "0.1").returncode == 12
+    assert box.run("status", "--check").returncode == 11
+    assert box.run("status", "--wait", "0.1").returncode == 11
     assert box.run("status").returncode == 0
 
 
