@@ -44,7 +44,8 @@ PROGRAMS = {
     "mcopy": "mtools",
     "mmd": "mtools",
 }
-GROW_FILES = Path(__file__).parent / "templates" / "disk"
+DISK_FILES = Path(__file__).parent / "templates" / "disk"
+UNITS = ("centralino-grow-root.service", "centralino-guest-properties.service")
 # What a running system fills; the directories themselves stay.
 EMPTIED_DIRECTORIES = (
     "proc", "sys", "dev", "run", "tmp", "var/tmp", "var/cache/apt", "var/cache/dnf", "var/cache/yum",
@@ -141,7 +142,7 @@ def disk_entries(plan: DiskPlan, boot: BootPlan, fstab: str) -> list[Entry]:
         latest=plan.epoch,
         additions={
             **root_additions(boot, plan.root),
-            **_grow_additions(),
+            **_unit_additions(),
             "etc/fstab": Addition(fstab.encode()),
             **plan.additions,
         },
@@ -158,16 +159,16 @@ def _fstab(filesystem: UUID, volume: int) -> str:
     )
 
 
-def _grow_additions() -> dict[str, Addition]:
-    unit = (GROW_FILES / "centralino-grow-root.service").read_bytes()
-    name = "etc/systemd/system/centralino-grow-root.service"
-    return {
-        "usr/libexec/centralino/grow-root": Addition((GROW_FILES / "grow-root").read_bytes(), mode=0o755),
-        name: Addition(unit),
-        "etc/systemd/system/multi-user.target.wants/centralino-grow-root.service": Addition(
-            target=f"/{name}"
-        ),
+def _unit_additions() -> dict[str, Addition]:
+    """Units that only a disk image needs: an installation has its size and settings from the start."""
+    added = {
+        "usr/libexec/centralino/grow-root": Addition((DISK_FILES / "grow-root").read_bytes(), mode=0o755)
     }
+    for unit in UNITS:
+        name = f"etc/systemd/system/{unit}"
+        added[name] = Addition((DISK_FILES / unit).read_bytes())
+        added[f"etc/systemd/system/multi-user.target.wants/{unit}"] = Addition(target=f"/{name}")
+    return added
 
 
 def efi_files(plan: DiskPlan, boot: BootPlan) -> dict[str, bytes]:
