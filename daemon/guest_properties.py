@@ -1,9 +1,9 @@
 """What was answered when the OVA was deployed (vApp properties), made the settings of the first start.
 
 VMware hands the answers to the guest as an OVF environment (DSP0243, section "OVF Environment"), which
-open-vm-tools reads. Runs once, before NetworkManager and first boot, by a unit of its own
-(`centralino-guest-properties.service`); on any other hypervisor nothing happens. An answer that is wrong is named in the log and left out: the box
-then starts with DHCP rather than not at all.
+open-vm-tools reads. Runs once, before NetworkManager and first boot, by a unit that only disk images have; on
+any other hypervisor nothing happens. An answer that is wrong is named in the log and left out: the box then
+starts with DHCP rather than not at all.
 """
 
 from __future__ import annotations
