@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from appliance import lab_identity
 from appliance.lab_disk import DEFAULT_SIZE, Disk
 from appliance.lab_host import ControlGroup, LabError, Result, execute, start, wait_for
 from appliance.lab_network import Network
@@ -24,26 +25,6 @@ from appliance.lab_network import Network
 # What a virtual machine may do and a bare container may not. No CAP_SYS_TIME: the clock is the host's.
 CAPABILITIES = "CAP_NET_ADMIN,CAP_NET_RAW,CAP_SYS_NICE,CAP_IPC_LOCK,CAP_SYS_PTRACE,CAP_SYSLOG"
 REBOOT_STATUS = 133  # systemd-nspawn(1), --keep-unit: "the container asks for a reboot"
-# The host's clock is not the node's to set, so chrony runs as a pure observer, which its unit forbids.
-CLOCK_UNITS = ("chrony.service", "chronyd.service")
-CLOCK_DROP_IN = """[Unit]
-ConditionCapability=
-[Service]
-EnvironmentFile=
-Environment="DAEMON_OPTS=-x" "OPTIONS=-x"
-"""
-KEYFILE = """[connection]
-id={interface}
-uuid={uuid}
-type=ethernet
-interface-name={interface}
-
-[ipv4]
-{ipv4}
-
-[ipv6]
-{ipv6}
-"""
 
 
 @dataclass(frozen=True)
@@ -134,18 +115,16 @@ class Node:
             return
         self.disk.create()
         self.disk.mount()
+        specification, tree = self.specification, self.disk.tree
         try:
-            tree = self.disk.tree
-            (tree / "etc/hostname").write_text(f"{self.name}\n")
-            machine_id = tree / "etc/machine-id"
-            if machine_id.is_file() and len(machine_id.read_text().strip()) == 32:
-                machine_id.write_text(f"{self._uuid('machine').hex}\n")
-            for unit in CLOCK_UNITS:
-                folder = tree / f"etc/systemd/system/{unit}.d"
-                folder.mkdir(parents=True, exist_ok=True)
-                (folder / "lab.conf").write_text(CLOCK_DROP_IN)
-            if self.specification.addressing != "none":
-                self._write_connections(tree)
+            lab_identity.write_name(tree, self.name, self._identity)
+            lab_identity.let_clock_observe(tree)
+            if specification.addressing != "none":
+                segments = [self.network.segments[name] for name in specification.segments]
+                dhcp = specification.addressing == "dhcp"
+                lab_identity.write_connections(
+                    tree, specification.number, segments, self._identity, dhcp=dhcp
+                )
         finally:
             self.disk.unmount()
 
@@ -189,7 +168,7 @@ class Node:
             *("systemd-nspawn", "--boot", "--register=no", "--keep-unit", "--quiet", "--console=pipe"),
             f"--directory={self.disk.tree}",
             f"--machine={self.name}",
-            f"--uuid={self._uuid('machine')}",
+            f"--uuid={self._identity}",
             f"--network-namespace-path=/run/netns/{self.network.namespace(self.name)}",
             f"--capability={CAPABILITIES}",
             "--link-journal=no",
@@ -394,26 +373,9 @@ class Node:
             raise LabError(f"{self.name}: {unit} is not running")
         return ControlGroup(f"{self.group.name}/payload/{inside}")
 
-    def _uuid(self, purpose: str) -> uuid.UUID:
-        return uuid.uuid5(uuid.NAMESPACE_URL, f"centralino-lab:{self.directory}:{purpose}")
-
-    def _write_connections(self, tree: Path) -> None:
-        folder = tree / "etc/NetworkManager/system-connections"
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in self.specification.segments:
-            segment = self.network.segments[name]
-            if self.specification.addressing == "dhcp" and name == "lan":
-                ipv4, ipv6 = "method=auto", "method=auto"
-            else:
-                ipv4 = f"method=manual\naddress1={self.address(name)}/{segment.ipv4.prefixlen}"
-                ipv6 = f"method=manual\naddress1={self.address6(name)}/{segment.ipv6.prefixlen}"
-                if name == "lan":
-                    ipv4 += f"\ngateway={segment.address(1)}\ndns={segment.address(1)}"
-                    ipv6 += f"\ngateway={segment.address6(1)}"
-            file = folder / f"{segment.interface}.nmconnection"
-            text = KEYFILE.format(interface=segment.interface, uuid=self._uuid(name), ipv4=ipv4, ipv6=ipv6)
-            file.write_text(text)
-            file.chmod(0o600)
+    @property
+    def _identity(self) -> uuid.UUID:
+        return uuid.uuid5(uuid.NAMESPACE_URL, f"centralino-lab:{self.directory}")
 
 
 def repeat_boots(node: Node, boot: Callable[[], int]) -> int:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from appliance.lab import Node
 from appliance.lab_host import execute
 
-
 # Without it fail2ban does not start on a box that logs to the journal alone.
 JAIL = "[DEFAULT]\nbackend = systemd\n"
 PEER_PACKAGES = ("firewalld", "fail2ban", "python3-systemd")

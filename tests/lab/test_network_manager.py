@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from appliance.lab import Lab, Node
+from appliance.lab_host import wait_for
 from daemon.network.keyfile import profile_uuid
 
 pytestmark = pytest.mark.lab
@@ -242,6 +243,24 @@ def test_host_entries_and_time_servers(node: Node) -> None:
     assert not node.run(["getent", "hosts", "peer"], check=False).ok
     assert "10.77.0.1" not in node.run(["chronyc", "-n", "sources"]).output
     assert node.run(["cat", "/etc/hosts"]).output.count("Centralino") == 0
+
+
+def test_dhcp_and_back(lab_root: Path, tmp_path: Path) -> None:
+    seen = {str(path): str(path) for path in (REPOSITORY, Path(sys.prefix))}
+    with Lab(lab_root, tmp_path / "lab", dhcp=True) as lab:
+        lab.add_node(binds=seen)
+        lab.power_on_all()
+        node = lab.node("node1")
+        node.wait_active("NetworkManager.service")
+        fixed = with_interface(addresses=["10.77.0.66/24"])
+        assert change(node, None, fixed)["healthy"] is True
+        dynamic = with_interface(ipv4="dhcp", addresses=[], gateway=None)
+        found = change(node, fixed, dynamic)
+        assert found["error"] is None, found
+        wait_for(lambda: addresses(node, "eth0") not in ([], ["10.77.0.66/24"]), 30, "an address from DHCP")
+        back = change(node, dynamic, fixed)
+        assert back["error"] is None and back["healthy"] is True, back
+        assert addresses(node, "eth0") == ["10.77.0.66/24"]
 
 
 def test_network_manager_reads_every_kind_of_profile(node: Node) -> None:
