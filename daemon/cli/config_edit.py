@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 import tempfile
@@ -57,6 +58,8 @@ def edit_settings(
     where = f", below {join_path(keys)}" if keys else ""
     original = HEADER.format(where=where, base=base) + write(value_at(document, keys), schema, keys)
     file = draft or _new_draft(original)
+    if draft:
+        _warn_of_age(draft, base)
     while True:
         _open_editor(file)
         text = unmarked(_read(file))
@@ -83,6 +86,18 @@ def edit_settings(
                 resume = " ".join(["centralino config edit", *([join_path(keys)] if keys else [])])
                 line(f"Your text is kept. Go on with: {resume} --draft {file}", stream=sys.stderr)
                 raise
+
+
+def _warn_of_age(draft: Path, base: int) -> None:
+    """A draft of an older revision would undo what others changed since; the plan shows it, this says it."""
+    made_from = re.search(r"^# Settings .*, revision (\d+)\.", _read(draft), re.MULTILINE)
+    if made_from and int(made_from[1]) != base:
+        line(
+            f"This text was made from revision {made_from[1]}, but {base} is in force. Look at the plan: it "
+            "would also undo what others have changed in this part since.",
+            style="bold yellow",
+            stream=sys.stderr,
+        )
 
 
 def _put(document: JsonObject, keys: Sequence[str], value: JsonValue) -> JsonObject:

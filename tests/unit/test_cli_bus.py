@@ -446,11 +446,13 @@ def test_edit_keeps_the_draft_of_whoever_gives_up(box: Box, tmp_path: Path) -> N
     (draft,) = (box.directory / "state" / "centralino").glob("*")
     assert "hostname: a b" in draft.read_text() and draft.stat().st_mode & 0o777 == 0o600
     (tmp_path / "count").unlink()
+    assert box.run("config", "set", "console.banner", "meanwhile", "--yes").returncode == 0
     again = box.run(
         *("config", "edit", "node", "--yes", "--draft", str(draft)),
         environment=editor(tmp_path, ("hostname: a b", "hostname: resumed")),
     )
     assert again.returncode == 0, again.stderr
+    assert "This text was made from revision" in again.stderr
     assert hostname(box) == "resumed" and not draft.exists()
 
 
