@@ -48,9 +48,12 @@ class LazyGroup(click.Group):
 
 def _print_version(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
     if wanted and not context.resilient_parsing:
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        click.echo(f"centralino {version('centralino')}")
+        try:
+            click.echo(f"centralino {version('centralino')}")
+        except PackageNotFoundError:
+            click.echo("centralino, run from its source tree")
         context.exit()
 
 
