@@ -16,13 +16,14 @@ import time
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import IO
 
 from appliance.errors import BootTestError, HostError, InputError
 from appliance.run import find_program, require, run
+from iso.network_boot import serving
 from iso.qemu import Attachment, Control, Machine, accelerated, command_line, firmware_files, screenshot
 
 # Without KVM a guest runs 8 to 15 times slower (measured with a kernel boot).
@@ -93,6 +94,8 @@ def load_expectation(name: str) -> Expectation:
 
 def image_format(image: Path) -> str:
     """`raw`, `qcow2`, `vmdk`, `vhdx` or `vpc`, as qemu-img sees it; raises InputError."""
+    if image.is_dir():
+        return "raw"
     if not image.is_file():
         raise InputError(f"{image} is no file", "name an ISO or a disk image")
     require({"qemu-img": "qemu-utils"})
@@ -106,6 +109,8 @@ def image_format(image: Path) -> str:
 
 def is_iso(image: Path) -> bool:
     """Whether the image has an ISO 9660 volume descriptor."""
+    if image.is_dir():
+        return False
     with image.open("rb") as stream:
         stream.seek(16 * 2048)
         return stream.read(6) == b"\x01CD001"
@@ -124,10 +129,14 @@ def boot_test(
     milestone that was not reached, or the failure that was seen, with the last lines of the console.
     """
     require({"qemu-system-x86_64": "qemu-system-x86", "qemu-img": "qemu-utils"})
-    if machine.attachment is not Attachment.DISK and machine.image_format != "raw":
+    if machine.attachment in (Attachment.CD, Attachment.USB) and machine.image_format != "raw":
         raise InputError(
             f"{machine.image} is {machine.image_format}; only a raw image can be a disc or a stick"
         )
+    if machine.attachment is Attachment.NETWORK and not machine.netdev:
+        with serving(machine.image) as served:
+            reached = replace(machine, netdev=served.netdev())
+            return boot_test(reached, expectation, log, on_milestone=on_milestone)
     log.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="boot-test-") as name:
         workshop = Path(name)
@@ -234,14 +243,16 @@ class _Watcher:
                         return
                     left = deadline - time.monotonic()
                     if left <= 0:
-                        self.problem = (
+                        self._failed(at_end=True)
+                        self.problem = self.problem or (
                             f"`{milestone.title}` was not reached within {milestone.seconds * factor:.0f} s"
                         )
                         return
                     if selector.select(timeout=min(left, 5.0)) and not self._read():
                         if re.search(milestone.pattern, self.text[position:]):
                             continue
-                        self.problem = f"the machine went off before `{milestone.title}`"
+                        self._failed(at_end=True)
+                        self.problem = self.problem or f"the machine went off before `{milestone.title}`"
                         return
         self._failed()
 
@@ -252,16 +263,20 @@ class _Watcher:
         self.text += _ESCAPES.sub("", data.decode("utf-8", "replace"))
         return bool(data)
 
-    def _failed(self) -> bool:
+    def _failed(self, *, at_end: bool = False) -> bool:
+        """Whether a failure was seen; its line must be whole, because the reason follows the word."""
         for pattern in self._expectation.failures:
             if found := re.search(pattern, self.text):
-                # The reason follows the word: take the whole line.
-                line = self.text[self.text.rfind("\n", 0, found.start()) + 1 :].split("\n", 1)[0]
+                line, end, _ = self.text[self.text.rfind("\n", 0, found.start()) + 1 :].partition("\n")
+                if not end and not at_end:
+                    continue
                 self.problem = f"the console says `{line.strip()}`"
                 return True
         return False
 
 
 def default_attachments(image: Path) -> Sequence[Attachment]:
-    """How an image is meant to be used: an installer as disc and as stick, anything else as disk."""
+    """How an image is meant to be used: an installer as disc and as stick, a directory from a boot server."""
+    if image.is_dir():
+        return (Attachment.NETWORK,)
     return (Attachment.CD, Attachment.USB) if is_iso(image) else (Attachment.DISK,)

@@ -193,7 +193,7 @@ def _platform(profile_file: Path | None) -> str | None:
 
 
 @click.command("boot-test")
-@click.argument("image", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("image", type=click.Path(path_type=Path))
 @click.option("--firmware", multiple=True, type=click.Choice([str(kind) for kind in Firmware]))
 @click.option("--attach", multiple=True, type=click.Choice([str(kind) for kind in Attachment]))
 @click.option("--milestones", help="installer, disk, or a TOML file. Default: by the kind of image.")
@@ -220,19 +220,22 @@ def boot_test(
     log_dir: Path,
     as_json: bool,
 ) -> None:
-    """Boot an ISO or disk image in QEMU and watch its serial console. The exit code tells.
+    """Boot an ISO, disk image or network boot tree in QEMU and watch its console. The exit code tells.
 
-    Without --firmware and --attach every way is tried in which the image must boot.
+    Without --firmware and --attach every way is tried in which the image must boot; a network boot tree
+    starts by iPXE from BIOS only, and must be made for an address like http://10.0.2.100/pbx.
     """
     from appliance.stages import interruptible
     from iso import boot_test as tester
     from iso.qemu import Machine
 
     kind = tester.image_format(image)
-    installer = tester.is_iso(image)
+    installer = image.is_dir() or tester.is_iso(image)
     expectation = tester.load_expectation(milestones or ("installer" if installer else "disk"))
     ways = [Attachment(word) for word in attach] or tester.default_attachments(image)
-    firmwares = [Firmware(word) for word in firmware] or list(Firmware)
+    firmwares = [Firmware(word) for word in firmware] or (
+        [Firmware.BIOS] if image.is_dir() else list(Firmware)
+    )
     results: dict[str, object] = {}
     with interruptible():
         for way in ways:

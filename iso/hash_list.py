@@ -80,7 +80,7 @@ class Signer:
 
     def __enter__(self) -> Signer:
         # A short path: the agent's socket below it may have no more than 107 characters.
-        self._home = Path(tempfile.mkdtemp(prefix="gpg-", dir="/tmp"))  # noqa: S108 - made anew, mode 0700
+        self._home = Path(tempfile.mkdtemp(prefix="gpg-", dir="/tmp"))
         try:
             done = self._gpg("--import", self._key_file, check=False)
             records = [

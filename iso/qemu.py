@@ -31,11 +31,12 @@ class Firmware(StrEnum):
 
 
 class Attachment(StrEnum):
-    """How the image is connected: a disc, a stick, or the machine's own disk."""
+    """How the image is connected: a disc, a stick, the machine's own disk, or a boot server."""
 
     CD = "cd"
     USB = "usb"
     DISK = "disk"
+    NETWORK = "network"
 
 
 # (code, variables) in order of preference; Debian's ovmf, then Enterprise Linux' edk2-ovmf.
@@ -52,7 +53,10 @@ _SECURE_BOOT = (
 
 @dataclass(frozen=True)
 class Machine:
-    """The machine to start. `disk_bytes` adds an empty disk to install on; `network` a NAT interface."""
+    """The machine to start. `disk_bytes` adds an empty disk to install on, `netdev` a network card.
+
+    For `Attachment.NETWORK` the image is a network boot tree, and `netdev` leads to its server.
+    """
 
     image: Path
     firmware: Firmware = Firmware.BIOS
@@ -61,7 +65,7 @@ class Machine:
     memory_mib: int = 2048
     cpus: int = 2
     disk_bytes: int = 0
-    network: bool = False
+    netdev: str = ""
 
 
 @cache
@@ -128,12 +132,14 @@ def command_line(machine: Machine, workshop: Path) -> list[str]:
         target = _escape(workshop / "target.qcow2")
         words += ["-drive", f"if=none,id=target,format=qcow2,cache=unsafe,file={target}"]
         words += ["-device", "virtio-blk-pci,drive=target,bootindex=2"]
-    if machine.network:
-        words += ["-netdev", "user,id=net,restrict=on", "-device", "virtio-net-pci,netdev=net"]
+    if machine.netdev:
+        words += ["-netdev", machine.netdev, "-device", "virtio-net-pci,netdev=net,bootindex=3"]
     return words
 
 
 def _attach(machine: Machine) -> list[str]:
+    if machine.attachment is Attachment.NETWORK:
+        return []
     # snapshot=on: whatever the guest writes is lost, the artefact stays as it is.
     drive = f"if=none,id=image,format={machine.image_format},file={_escape(machine.image)}"
     match machine.attachment:

@@ -1,10 +1,11 @@
 # Brings the payload from the medium (or the boot server) into the installed system.
 copy_payload() {
-    local archive found system="$root/mnt/sysroot"
+    local archive found words system="$root/mnt/sysroot"
     if [ -n "$payload_url" ]; then
         archive="$system/var/tmp/payload.tar"
-        curl --fail --silent --show-error --location --retry 5 --output "$archive" "$payload_url" ||
-            refuse "the payload could not be fetched from $payload_url" "check the boot server and its log"
+        words=$(curl --fail --silent --show-error --location --retry 5 --output "$archive" "$payload_url" 2>&1) ||
+            refuse "the payload could not be fetched from $payload_url: ${words##*$'\n'}" \
+                "check the boot server and its log"
     else
         archive="$root/run/install/repo/$payload_path"
     fi

@@ -1,9 +1,10 @@
 #!/bin/busybox sh
+# shellcheck shell=dash disable=SC2013 # busybox; words are what is wanted
 # Plays the first steps of the EL8 installer and tells the serial console how far it came.
 # It does what dracut and Anaconda do with the command line, the medium and the kickstart, and no more.
 export PATH=/bin:/usr/bin:/sbin:/usr/sbin
 /bin/busybox --install -s /bin
-mkdir -p /proc /sys /dev /run /tmp /run/install/repo /run/stage2 /mnt/sysroot/var/log
+mkdir -p /proc /sys /dev /run /tmp /run/install/repo /run/stage2 /mnt/sysroot/var/log /mnt/sysroot/var/tmp /mnt/sysroot/boot
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
@@ -50,32 +51,64 @@ find_label() {
     done
 }
 
+# A file of the installation source: on the mounted medium, or fetched from the boot server.
+source_file() {
+    case $source in
+        http://*) mkdir -p "$(dirname "/run/source/$1")"; wget -q -O "/run/source/$1" "$source/$1" && echo "/run/source/$1" ;;
+        *) [ -f "$source/$1" ] && echo "$source/$1" ;;
+    esac
+}
+
+configure_network() {
+    [ "$(argument ip)" = dhcp ] || fail "the command line asks for no address"
+    cat >/bin/lease <<'END'
+#!/bin/busybox sh
+[ "$1" = bound ] || exit 0
+ip address add "$ip/24" dev "$interface"
+END
+    chmod 0755 /bin/lease
+    ip link set lo up
+    ip link set eth0 up || fail "there is no network card"
+    udhcpc -i eth0 -n -q -t 10 -s /bin/lease || fail "no address by DHCP"
+    report "network is up"
+}
+
+label=none
 stage2=$(argument inst.stage2)
 case $stage2 in
-    hd:LABEL=*) label=${stage2#hd:LABEL=} ;;
-    *) fail "inst.stage2 is '$stage2', not hd:LABEL=..." ;;
+    hd:LABEL=*)
+        label=${stage2#hd:LABEL=}
+        node=$(find_label "$label")
+        [ -n "$node" ] || fail "no medium has the label '$label'; there are: $(blkid | tr '\n' ';')"
+        report "medium '$label' is $node"
+        mkdir -p /dev/disk/by-label
+        ln -s "../../${node#/dev/}" "/dev/disk/by-label/$label"
+        mount -t iso9660 -o ro "$node" /run/install/repo || fail "$node cannot be mounted"
+        source=/run/install/repo
+        ;;
+    http://*)
+        configure_network
+        source=$stage2
+        [ "$(argument inst.repo)" = "$stage2" ] || fail "inst.repo is not where inst.stage2 is"
+        ;;
+    *) fail "inst.stage2 is '$stage2'" ;;
 esac
-node=$(find_label "$label")
-[ -n "$node" ] || fail "no medium has the label '$label'; there are: $(blkid | tr '\n' ';')"
-report "medium '$label' is $node"
-mkdir -p /dev/disk/by-label
-ln -s "../../${node#/dev/}" "/dev/disk/by-label/$label"
-mount -t iso9660 -o ro "$node" /run/install/repo || fail "$node cannot be mounted"
-mount -t squashfs -o ro,loop /run/install/repo/images/install.img /run/stage2 || fail "the stage 2 cannot be mounted"
+runtime=$(source_file images/install.img) || fail "$source has no images/install.img"
+mount -t squashfs -o ro,loop "$runtime" /run/stage2 || fail "the stage 2 cannot be mounted"
 [ -f /run/stage2/etc/anaconda.marker ] || fail "the stage 2 is not an installer"
 report "stage 2 is mounted"
 
-[ "$(sed -n 3p /run/install/repo/.discinfo)" = x86_64 ] || fail ".discinfo does not name the architecture"
-variants=$(sed -n 's/^variants *= *//p' /run/install/repo/.treeinfo | head -n 1 | tr ',' ' ')
+[ "$(sed -n 3p "$(source_file .discinfo)")" = x86_64 ] || fail ".discinfo does not name the architecture"
+info=$(source_file .treeinfo)
+variants=$(sed -n 's/^variants *= *//p' "$info" | head -n 1 | tr ',' ' ')
 [ -n "$variants" ] || fail ".treeinfo names no variant"
 for variant in $variants; do
     path=$(awk -v section="[variant-$variant]" '$0 == section {inside = 1; next} /^\[/ {inside = 0}
-        inside && /^repository *=/ {sub(/^repository *= */, ""); print}' /run/install/repo/.treeinfo)
+        inside && /^repository *=/ {sub(/^repository *= */, ""); print}' "$info")
     [ -n "$path" ] || fail ".treeinfo gives no repository for $variant"
-    data="/run/install/repo/$path/repodata"
-    [ -f "$data/repomd.xml" ] || fail "repository $variant has no repodata/repomd.xml"
-    for file in $(sed -n 's/.*<location href="repodata\/\([^"]*\)".*/\1/p' "$data/repomd.xml"); do
-        [ -f "$data/$file" ] || fail "repository $variant lacks repodata/$file"
+    index=$(source_file "$path/repodata/repomd.xml") || fail "repository $variant has no repodata/repomd.xml"
+    for file in $(sed -n 's/.*<location href="repodata\/\([^"]*\)".*/\1/p' "$index"); do
+        source_file "$path/repodata/$file" >/dev/null || fail "repository $variant lacks repodata/$file"
     done
     report "repository $variant resolves"
 done
@@ -92,9 +125,10 @@ if [ -z "$kickstart" ]; then
 fi
 case $kickstart in
     "hd:LABEL=$label:/"*) file="/run/install/repo/${kickstart#hd:LABEL="$label":/}" ;;
+    http://*) file=/tmp/ks.cfg; wget -q -O "$file" "$kickstart" || fail "$kickstart cannot be fetched" ;;
     *) fail "inst.ks is '$kickstart', not on the medium '$label'" ;;
 esac
-[ -f "$file" ] || fail "the kickstart $kickstart is not on the medium"
+[ -f "$file" ] || fail "the kickstart $kickstart is not there"
 report "kickstart: $(head -n 1 "$file")"
 
 # The scripts themselves, as Anaconda runs them: every %pre, then the %post that runs outside of the chroot.

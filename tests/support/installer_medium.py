@@ -20,10 +20,10 @@ from appliance.cache import Cache
 
 HERE = Path(__file__).parent
 EPOCH = 1716595200  # 2024-05-25, about AlmaLinux 8.10's release
-PROGRAMS = ("bash", "sha256sum", "findmnt", "tar", "gpgv", "readlink", "blkid", "mkdir", "cat", "tail", "rm")
+PROGRAMS = ("bash", "curl", "sha256sum", "findmnt", "tar", "gpgv", "readlink", "blkid", "mkdir", "cat", "tail", "rm")
 MODULES = (
     "scsi_mod", "cdrom", "sd_mod", "sr_mod", "libata", "ata_piix", "ahci", "virtio_pci", "virtio_blk",
-    "virtio_scsi", "xhci_pci", "ehci_pci", "uhci_hcd", "usb_storage", "uas", "isofs", "loop", "squashfs",
+    "virtio_scsi", "xhci_pci", "ehci_pci", "uhci_hcd", "usb_storage", "uas", "isofs", "loop", "squashfs", "virtio_net",
 )  # fmt: skip
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+import urllib.error
+import urllib.request
 import zlib
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 from appliance.errors import HostError, InputError
 from iso import qemu
 from iso.boot_test import load_expectation
+from iso.network_boot import serving
 from iso.pxe import check_url
 from iso.qemu import Attachment, Firmware, Machine
 
@@ -26,7 +29,7 @@ def without_kvm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("firmware", list(Firmware))
-@pytest.mark.parametrize("attachment", list(Attachment))
+@pytest.mark.parametrize("attachment", [Attachment.CD, Attachment.USB, Attachment.DISK])
 def test_the_image_is_never_written_to(tmp_path: Path, firmware: Firmware, attachment: Attachment) -> None:
     words = qemu.command_line(Machine(tmp_path / "a,b.iso", firmware, attachment), tmp_path)
     drive = next(word for word in words if "id=image" in word)
@@ -37,9 +40,29 @@ def test_the_image_is_never_written_to(tmp_path: Path, firmware: Firmware, attac
     assert not any("kvm" in word for word in words)
 
 
-def test_a_network_card_reaches_nothing_outside(tmp_path: Path) -> None:
-    words = qemu.command_line(Machine(tmp_path / "x", network=True), tmp_path)
-    assert "user,id=net,restrict=on" in words
+def tree_for(directory: Path, url: str) -> Path:
+    (directory / "boot.ipxe").write_text(f"#!ipxe\nkernel {url}/vmlinuz initrd=initrd.img\n")
+    return directory
+
+
+def test_a_boot_tree_is_served_to_the_guest_and_to_nobody_else(tmp_path: Path) -> None:
+    (tmp_path / "vmlinuz").write_bytes(b"kernel")
+    with serving(tree_for(tmp_path, "http://10.0.2.100/pbx")) as served:
+        assert "restrict=on" in served.netdev() and "tcp:10.0.2.100:80-" in served.netdev()
+        base = f"http://127.0.0.1:{served.host_port}"
+        with urllib.request.urlopen(f"{base}/pbx/vmlinuz") as answer:
+            assert answer.read() == b"kernel"
+        for path in ("/vmlinuz", "/pbx/../../etc/passwd", "/etc/passwd"):
+            with pytest.raises(urllib.error.HTTPError):
+                urllib.request.urlopen(base + path)
+
+
+@pytest.mark.parametrize("url", ["http://boot.example/pbx", "http://192.0.2.1/pbx", "https://10.0.2.100/pbx"])
+def test_a_tree_for_another_address_is_refused(tmp_path: Path, url: str) -> None:
+    with pytest.raises(InputError, match="--url"), serving(tree_for(tmp_path, url)):
+        pass
+    with pytest.raises(InputError, match=r"boot\.ipxe"), serving(tmp_path / "nowhere"):
+        pass
 
 
 def test_missing_firmware_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,7 +90,13 @@ def test_the_shipped_milestones_are_valid(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "milestone = 3", '[[milestone]]\ntitle = "x"\n', '[[milestone]]\ntitle="x"\npattern="("\nseconds=1\n']
+    "text",
+    [
+        "",
+        "milestone = 3",
+        '[[milestone]]\ntitle = "x"\n',
+        '[[milestone]]\ntitle="x"\npattern="("\nseconds=1\n',
+    ],
 )
 def test_wrong_milestones_are_one_clear_error(tmp_path: Path, text: str) -> None:
     (tmp_path / "m.toml").write_text(text)
