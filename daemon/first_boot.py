@@ -64,14 +64,14 @@ def addresses_of_box() -> list[IPv4Address | IPv6Address]:
 
 
 def console_devices(active: Path = CONSOLES) -> list[Path]:
-    """The screens and serial lines that the kernel writes to; the first screen stands for `tty0`."""
+    """The screens and serial lines that the kernel writes to, and the first screen in any case."""
     try:
         names = active.read_text().split()
     except OSError:
         names = []
     devices = [Path("/dev") / name.replace("tty0", "tty1") for name in names]
-    # The container's or virtual machine's own console, if the kernel's list is another machine's.
-    return list(dict.fromkeys([*devices, Path("/dev/console")]))
+    # In a container the kernel's list is another machine's, and the console its own.
+    return list(dict.fromkeys([*devices, Path("/dev/tty1"), Path("/dev/console")]))
 
 
 def write_to_devices(devices: Sequence[Path], text: str) -> int:

@@ -287,7 +287,9 @@ def test_the_first_screen_stands_for_the_kernel_s_current_one(tmp_path: Path) ->
     active = tmp_path / "active"
     active.write_text("tty0 ttyS0\n")
     assert console_devices(active) == [Path("/dev/tty1"), Path("/dev/ttyS0"), Path("/dev/console")]
-    assert console_devices(tmp_path / "none") == [Path("/dev/console")]
+    active.write_text("ttyS0\n")
+    assert console_devices(active) == [Path("/dev/ttyS0"), Path("/dev/tty1"), Path("/dev/console")]
+    assert console_devices(tmp_path / "none") == [Path("/dev/tty1"), Path("/dev/console")]
 
 
 def test_a_console_that_is_not_there_is_passed_over(tmp_path: Path) -> None:
