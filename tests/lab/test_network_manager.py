@@ -266,16 +266,25 @@ def test_dhcp_and_back(lab_root: Path, tmp_path: Path) -> None:
 def test_network_manager_reads_every_kind_of_profile(node: Node) -> None:
     """VLAN and bond, also where this kernel cannot make them: NetworkManager must take each line as meant."""
     folder = "/etc/NetworkManager/system-connections"
-    names = ["bond0", "bond0.20", "eth2", "eth3"]
+    names = ["bond0", "bond0.20", "eth2", "eth3", "eth8"]
     for name in names:
-        text = (GOLDEN / f"centralino-{name}.nmconnection").read_text()
+        # The profile of eth0 under another name: the real one is in use.
+        model = "eth0" if name == "eth8" else name
+        text = (GOLDEN / f"centralino-{model}.nmconnection").read_text()
+        text = text.replace(profile_uuid(model), profile_uuid(name)).replace(f"={model}\n", f"={name}\n")
         # Nothing shall come up here: the profiles are only read.
-        text = text.replace("autoconnect=true", "autoconnect=false")
-        node.run(
-            ["install", "-m", "600", "/dev/stdin", f"{folder}/centralino-{name}.nmconnection"],
-            input_text=text,
+        text = text.replace(f"id=centralino-{model}", f"id=centralino-{name}").replace(
+            "autoconnect=true", "autoconnect=false"
         )
+        file = f"{folder}/centralino-{name}.nmconnection"
+        node.run(["install", "-m", "600", "/dev/stdin", file], input_text=text)
     node.run(["nmcli", "connection", "reload"])
+    complaints = [
+        line
+        for line in node.journal("-u", "NetworkManager").splitlines()
+        if "keyfile" in line and "warn" in line
+    ]
+    assert complaints == []
 
     def field(name: str, *keys: str) -> list[str]:
         shown = node.run(["nmcli", "-g", ",".join(keys), "connection", "show", f"centralino-{name}"]).output
@@ -287,6 +296,9 @@ def test_network_manager_reads_every_kind_of_profile(node: Node) -> None:
     assert "203.0.113.0/24 198.51.100.1" in field("bond0.20", "ipv4.routes")[0]
     assert field("eth2", "ipv4.method", "ipv6.method") == ["disabled", "disabled"]
     assert field("eth3", "connection.slave-type", "connection.master") == ["bond", profile_uuid("bond0")]
+    assert field("eth8", "ipv4.addresses", "ipv4.gateway") == ["192.0.2.10/24, 192.0.2.11/24", "192.0.2.1"]
+    assert field("eth8", "ipv6.method", "ipv6.addr-gen-mode", "ipv6.ip6-privacy") == ["manual", "eui64", "0"]
+    assert field("eth8", "ipv6.gateway", "802-3-ethernet.mtu") == ["fe80\\:\\:1", "1500"]
     for name in names:
         node.run(["nmcli", "connection", "delete", f"centralino-{name}"])
 
