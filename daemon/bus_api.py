@@ -179,7 +179,7 @@ class _Services:
     @writes(lambda name, verb, options: {"name": name, "verb": verb, **_some(options)})
     def act(self, caller: Caller, name: str, verb: str, options: str) -> str:
         table = _options(options, {"drain_seconds": int, "dry_run": bool, "comment": str})
-        wanted = ActOptions(_whole(table, "drain_seconds"), _comment(table))
+        wanted = ActOptions(_whole(table, "drain_seconds"), _comment(table), caller.shown)
         chosen = _one_of(Verb, verb)
         manager = self._manager()
         plan = manager.plan_act(name, chosen, wanted)

@@ -199,7 +199,7 @@ def _dead(view: View) -> Decision | None:
     if _lacks_condition(unit):
         how = "a condition of its unit is not met"
     if unit.job and not unit.waits_for_restart:
-        return Decision(Action.NONE, Health.STARTING, "systemd has a job queued for it")
+        return Decision(Action.NONE, Health.STARTING, f"{how}; systemd is about to start or stop it")
     if not view.supervision:
         start = f"start it with `centralino services start {view.service.name}`"
         return Decision(Action.NONE, Health.DOWN, f"{how} and supervision is off; {start}")

@@ -179,13 +179,18 @@ class Operations:
         return False
 
     def _ended(self, name: str, seconds: float) -> bool:
-        return self._supervisor.wait_for(name, lambda snapshot: snapshot.unit.dead, seconds) is not None
+        return self._supervisor.wait_for(name, _over, seconds) is not None
 
     @staticmethod
     def _patience(snapshot: Snapshot, options: ActOptions) -> float:
         return (
             snapshot.service.policy.drain if options.drain_seconds is None else float(options.drain_seconds)
         )
+
+
+def _over(snapshot: Snapshot) -> bool:
+    """Dead, and systemd is done with it."""
+    return snapshot.unit.dead and snapshot.unit.job == 0
 
 
 def _answers(snapshot: Snapshot) -> bool:

@@ -59,10 +59,11 @@ class Tracker:
             self._killed_at = None
         if unit.active is ActiveState.DEACTIVATING:
             self._stopping_by_job = self._stopping_by_job or unit.job != 0
+            self._stopping_by_us = self._stopping_by_us or bool(self.operation)
             return False
         ended = unit.active is ActiveState.INACTIVE and unit.job == 0
-        ours = self._stopping_by_us or bool(self.operation) or self._killed_at is not None or not self.wanted
-        outside = ended and self._stopping_by_job and not ours
+        ours = self._stopping_by_us or bool(self.operation) or self._killed_at is not None
+        outside = ended and self._stopping_by_job and not ours and self.wanted and self.stop is None
         if ended or unit.running:
             self._stopping_by_job = False
         if ended or unit.run != old.run:

@@ -67,6 +67,15 @@ class World:
         else:
             self.set(UnitState(ActiveState.ACTIVATING, "auto-restart", result=result, run=self.runs))
 
+    def stop_by_job(self) -> None:
+        """As systemd reports it: the job is over only after the unit is inactive."""
+        self.set(replace(self.unit, active=ActiveState.DEACTIVATING, sub="stop-sigterm", job=7))
+        self.judge()
+        self.set(UnitState(ActiveState.INACTIVE, "dead", run=self.unit.run, job=7))
+        self.judge()
+        self.set(UnitState(ActiveState.INACTIVE, "dead", run=self.unit.run))
+        self.judge()
+
     def progress(self) -> None:
         action, self.pending = self.pending, None
         if action is Action.START:
@@ -74,8 +83,7 @@ class World:
         elif action is Action.REPLACE and not self.unit.dead and not self.unkillable:
             self.die("signal")
         elif action is Action.STOP:
-            self.set(replace(self.unit, active=ActiveState.DEACTIVATING, sub="stop-sigterm", job=7))
-            self.set(UnitState(ActiveState.INACTIVE, "dead", run=self.unit.run))
+            self.stop_by_job()
 
     # What supervision does.
 
@@ -169,6 +177,18 @@ class OrdersOfEvents(RuleBasedStateMachine):
         self.world.tracker.stop = SOMEBODY if stop else None
         self.world.judge()
 
+    @precondition(lambda self: self.world.unit.running)
+    @rule()
+    def a_person_stops_it_for_good(self) -> None:
+        """As Operations does: the intent first, then systemd, then back to supervision."""
+        world, stop = self.world, Stop("carla", "2026-01-02T00:00:00+00:00")
+        world.tracker.operation, world.tracker.stop, world.pending = "stop", stop, None
+        world.judge()
+        world.stop_by_job()
+        world.tracker.operation = ""
+        world.judge()
+        assert world.tracker.stop is stop
+
     @rule(verb=st.sampled_from(["", "stop", "restart"]))
     def a_person_works(self, verb: str) -> None:
         self.world.tracker.operation = verb
@@ -178,12 +198,12 @@ class OrdersOfEvents(RuleBasedStateMachine):
     @rule()
     def somebody_uses_systemctl_stop(self) -> None:
         world = self.world
-        world.set(replace(world.unit, active=ActiveState.DEACTIVATING, sub="stop-sigterm", job=3))
-        world.judge()
-        world.set(UnitState(ActiveState.INACTIVE, "dead", run=world.unit.run))
-        world.judge()
-        if world.tracker.wanted and not world.tracker.operation and world.decision.health is not Health.HUNG:
-            assert world.decision.action is Action.NONE or world.tracker.stop is None
+        replacing = world.decision.health is Health.HUNG
+        world.pending = None  # a new job replaces one that waits
+        world.stop_by_job()
+        if world.tracker.wanted and not world.tracker.operation and not replacing:
+            assert world.tracker.stop is SOMEBODY
+            assert world.decision.action is Action.NONE
 
     @rule()
     def somebody_uses_systemctl_start(self) -> None:

@@ -65,7 +65,9 @@ class MemoryUnits:
         self._called("stop", name)
         self.become(name, active=ActiveState.DEACTIVATING, sub="stop-sigterm", job=9)
         if name not in self.ignores:
-            self.become(name, active=ActiveState.INACTIVE, sub="dead", job=0)
+            # As systemd does it: the unit is inactive before its job is over.
+            self.become(name, active=ActiveState.INACTIVE, sub="dead")
+            self.become(name, job=0)
 
     def kill_unit(self, name: str) -> None:
         self._called("kill", name)
