@@ -15,6 +15,7 @@ next lab or by `centralino-build lab down --all`. The clock cannot be a node's o
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import secrets
@@ -137,6 +138,10 @@ class Lab:
             raise LabError(
                 f"a lab named {self.name} exists", f"`centralino-build lab down --name {self.name}` ends it"
             )
+        if self.directory in registered().values() or _mounts_below(self.directory):
+            raise LabError(f"{self.directory} is in use by another lab", "choose another directory")
+        # Disks that a reboot of the host left here belong to no lab; a lab begins with empty ones.
+        shutil.rmtree(self.directory / "nodes", ignore_errors=True)
         self.directory.mkdir(parents=True, exist_ok=True)
         REGISTRY.mkdir(exist_ok=True)
         owner = None if detached else {"process": os.getpid(), "started": _start_time(os.getpid())}
@@ -304,10 +309,13 @@ def registered() -> dict[str, Path]:
 def remove_leftovers(*, everything: bool = False) -> list[str]:
     """Remove labs whose process died without cleaning up; with `everything` all labs. Their names."""
     removed = []
-    for name, directory, orphan in list(_entries()):
-        if everything or orphan:
-            tear_down(name, directory)
-            removed.append(name)
+    REGISTRY.mkdir(exist_ok=True)
+    with (REGISTRY / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two labs that start together must not clean the same leftovers
+        for name, directory, orphan in list(_entries()):
+            if everything or orphan:
+                tear_down(name, directory)
+                removed.append(name)
     return removed
 
 

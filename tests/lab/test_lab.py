@@ -10,6 +10,7 @@ import sys
 import textwrap
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from appliance.lab_host import CGROUP_TOP, LabError, LabTimeoutError, hierarchie
 pytestmark = pytest.mark.lab
 
 SOCKET = "import socket, time; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
-HEAR = SOCKET + "s.bind(('', 5999)); s.settimeout(2); print(s.recv(99).decode())"
+HEAR = SOCKET + "s.bind(('', 5999)); s.settimeout(8); print(s.recv(99).decode())"
 SAY = SOCKET + "for _ in range(20): s.sendto(b'heard', ('%s', 5999)); time.sleep(0.05)"
 
 
@@ -52,8 +53,9 @@ def traces(lab_name: str, directory: Path) -> list[str]:
         line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(directory) in line
     ]
     for loop in Path("/sys/block").glob("loop*/loop/backing_file"):
-        if str(directory) in loop.read_text():
-            found.append(str(loop))
+        with suppress(OSError):  # another test's, released while we looked
+            if str(directory) in loop.read_text():
+                found.append(str(loop))
     for process in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = process.read_bytes().replace(b"\0", b" ").decode(errors="replace")
@@ -211,6 +213,13 @@ def test_two_labs_with_the_same_addresses_do_not_meet(lab_root: Path, tmp_path: 
         assert alone.address() == other.address()
         assert not reaches(alone, other_second)
         assert reaches(other, other_second)
+
+
+def test_directory_of_a_living_lab_is_refused(lab: Lab, lab_root: Path) -> None:
+    lab.add_node().prepare()
+    with pytest.raises(LabError, match="is in use by another lab"):
+        Lab(lab_root, lab.directory).create()
+    assert lab.node("node1").disk.image.exists()
 
 
 def test_nothing_is_left_after_an_error_in_the_block(lab_root: Path, tmp_path: Path) -> None:
