@@ -8,14 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from appliance.lab import Lab, Node
+from appliance.lab import LOGS, Lab, Node
 from appliance.lab_host import Result, wait_for
 
 pytestmark = pytest.mark.lab
 
 
 @pytest.fixture(scope="module")
-def node(lab_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+def node(
+    lab_root: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Node]:
     with Lab(lab_root, tmp_path_factory.mktemp("cli") / "lab") as lab:
         lab.add_node()
         lab.power_on_all()
@@ -28,6 +30,8 @@ def node(lab_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
         ):
             made.run(["useradd", "-m", "-G", group, name])
         yield made
+        if request.session.testsfailed:
+            lab.save_logs(LOGS / "cli")
 
 
 def centralino(node: Node, *words: str, user: str | None = None) -> Result:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.lab import Lab, Node
+from appliance.lab import LOGS, Lab, Node
 from appliance.lab_host import wait_for
 
 pytestmark = pytest.mark.lab
@@ -87,7 +87,9 @@ class Screen:
 
 
 @pytest.fixture(scope="module")
-def node(lab_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+def node(
+    lab_root: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Node]:
     """A node fresh from its image, on wires without DHCP."""
     with Lab(lab_root, tmp_path_factory.mktemp("console") / "lab") as lab:
         lab.add_node(addressing="none")
@@ -97,6 +99,8 @@ def node(lab_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
         wait_for(lambda: made.init > 0, 30, "the first process of the node")
         made.wait_active("centralinod.service")
         yield made
+        if request.session.testsfailed:
+            lab.save_logs(LOGS / "console")
 
 
 @pytest.fixture
@@ -211,7 +215,7 @@ def test_without_the_daemon_the_menu_still_shows_addresses_and_reboots(node: Nod
     screen.see("The box is going down.")
     # A process of the node whose parent is on this host must be reaped here, or the node cannot end.
     screen.close()
-    wait_for(lambda: node.boots() > boots, 60, "the reboot asked for at the console")
+    wait_for(lambda: node.boots() > boots, 150, "the reboot asked for at the console")
     wait_for(lambda: node.init > 0, 30, "the first process of the node")
     node.wait_active("centralinod.service")
     # What was set at the console is there again after the reboot.

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.lab import Lab, Node
+from appliance.lab import LOGS, Lab, Node
 from appliance.lab_host import wait_for
 from daemon.network.keyfile import profile_uuid
 
@@ -54,7 +54,9 @@ NODE_PROFILE = {
 
 
 @pytest.fixture(scope="module")
-def node(lab_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+def node(
+    lab_root: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Node]:
     """A node that sees this tree and this interpreter's packages at their own paths."""
     seen = {str(path): str(path) for path in (REPOSITORY, Path(sys.prefix))}
     with Lab(lab_root, tmp_path_factory.mktemp("network") / "lab") as lab:
@@ -63,6 +65,8 @@ def node(lab_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
         made = lab.node("node1")
         made.wait_active("NetworkManager.service")
         yield made
+        if request.session.testsfailed:
+            lab.save_logs(LOGS / "network")
 
 
 def change(node: Node, old: object, new: object) -> dict[str, object]:
