@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import NoReturn
 
 from daemon import faults
@@ -24,6 +24,7 @@ from daemon.errors import (
     Problem,
     StorageError,
 )
+from daemon.proposal import Applied, Proposal, Report
 from daemon.settings import Settings, dump, parse, sections
 from daemon.settings.revisions import Head, Intent, Phase, Revision, RevisionState, RevisionStore
 from daemon.settings.text import difference
@@ -38,62 +39,6 @@ LATE_SECONDS = 5
 
 def no_progress(_fraction: float | None, _message: str) -> None:
     """For callers that do not watch."""
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """What a document would change: the answer to a dry run, and the first half of an apply."""
-
-    base: int
-    settings: Settings
-    changes: tuple[Change, ...]
-    problems: tuple[Problem, ...]
-    diff: str
-
-    @property
-    def needs_confirm(self) -> bool:
-        """Whether a change could cut the admin off."""
-        return any(change.risky for change in self.changes)
-
-    def as_json(self) -> JsonObject:
-        """As documented for `Propose` in org.centralino.xml."""
-        return {
-            "base": self.base,
-            "changes": [change.as_json() for change in self.changes],
-            "problems": [problem.as_json() for problem in self.problems],
-            "needs_confirm": self.needs_confirm,
-            "restarts": list(dict.fromkeys(unit for change in self.changes for unit in change.restarts)),
-            "drops_calls": any(change.drops_calls for change in self.changes),
-            "diff": self.diff,
-        }
-
-
-@dataclass(frozen=True)
-class Applied:
-    """The end of an apply; `confirm_by` is set while the change waits for `confirm`."""
-
-    revision: int
-    confirm_by: str | None
-    proposal: Proposal
-
-    def as_json(self) -> JsonObject:
-        """As documented for `Apply` in org.centralino.xml."""
-        return {"revision": self.revision, "confirm_by": self.confirm_by, "plan": self.proposal.as_json()}
-
-
-@dataclass
-class _Report:
-    """What went wrong so far, in sentences that `status` shows; each under a key, so that it can end."""
-
-    sentences: dict[str, str] = field(default_factory=dict)
-
-    def set(self, key: str, sentence: str) -> None:
-        if self.sentences.get(key) != sentence:
-            log.error("%s", sentence)
-        self.sentences[key] = sentence
-
-    def clear(self, key: str) -> None:
-        self.sentences.pop(key, None)
 
 
 class Engine:
@@ -117,7 +62,7 @@ class Engine:
         self._listener = on_change
         self._lock = threading.RLock()
         self._timer: threading.Timer | None = None
-        self._report = _Report()
+        self._report = Report()
         self._settings = store.settings(store.head.current)
         self._by_name = {subsystem.name: subsystem for subsystem in self.subsystems}
         for number, trouble in enumerate(store.troubles):
