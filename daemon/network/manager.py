@@ -133,6 +133,12 @@ class Manager:
         except _RefusedError as error:
             if error.name.endswith((".IncompatibleConnection", ".NotActive")):
                 return False
+            if "flags" in error.message.lower():
+                # Without the flag it would take away shared addresses: better nothing than that.
+                raise ApplyFailedError(
+                    "this NetworkManager cannot change an interface and spare the addresses of others",
+                    "update it to 1.40.10 or newer",
+                ) from None
             raise
         return True
 
