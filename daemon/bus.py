@@ -30,7 +30,7 @@ from gi.repository import Gio, GLib
 from pydbus.registration import ObjectRegistration, ObjectWrapper
 
 from daemon.authorization import Caller, Method, authorize, method_of
-from daemon.bus_identity import Identities
+from daemon.bus_identity import BUS, CALL_LIMIT_MILLISECONDS, Identities
 from daemon.errors import CentralinoError, NotAuthorizedError, UnavailableError
 
 log = logging.getLogger(__name__)
@@ -39,6 +39,9 @@ BUS_NAME = "org.centralino"
 OBJECT_PATH = "/org/centralino"
 INTERFACE_FILE = Path(__file__).with_name("org.centralino.xml")
 PROPERTIES = "org.freedesktop.DBus.Properties"
+# Flags and answers of RequestName (D-Bus specification): neither queued nor replaceable.
+DO_NOT_QUEUE = 4
+PRIMARY_OWNER = 1
 WORKERS = 4
 IDLE_SECONDS = 30.0
 STUCK_SECONDS = 120.0
@@ -96,17 +99,26 @@ class BusService:
         interfaces = Gio.DBusNodeInfo.new_for_xml(xml).interfaces
         wrapper = _Wrapper(interfaces, self._dispatcher)
         self._registration = ObjectRegistration(self._bus, OBJECT_PATH, interfaces, wrapper, own_wrapper=True)
-        self._name: object | None = None
 
     def own_name(self) -> None:
         """Take the name; from now on calls arrive. Raises UnavailableError if another process has it."""
+        # pydbus' request_name asks without a time limit.
         try:
-            self._name = self._bus.request_name(BUS_NAME, allow_replacement=False, replace=False)
-        except (RuntimeError, GLib.Error) as error:
-            message = getattr(error, "message", str(error))
+            answer = self._bus.con.call_sync(
+                *BUS,
+                "RequestName",
+                GLib.Variant("(su)", (BUS_NAME, DO_NOT_QUEUE)),
+                GLib.VariantType("(u)"),
+                Gio.DBusCallFlags.NONE,
+                CALL_LIMIT_MILLISECONDS,
+                None,
+            )
+        except GLib.Error as error:
             raise UnavailableError(
-                f"the name {BUS_NAME} cannot be taken: {message}", "does another centralinod run?"
+                f"the name {BUS_NAME} cannot be taken: {error.message}", "is the bus policy installed?"
             ) from error
+        if answer.unpack()[0] != PRIMARY_OWNER:
+            raise UnavailableError(f"the name {BUS_NAME} is taken already", "does another centralinod run?")
 
     def emit(self, interface: str, signal: str, text: str) -> None:
         """Send a signal with one string; from any thread. A bus that is away loses it, which is logged."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import os
 import pwd
@@ -212,6 +213,17 @@ def test_the_interface_on_the_bus_is_the_xml(client: Client) -> None:
         assert f'interface name="{interface}"' in shown
         assert f'method name="{method}"' in shown
     assert json.loads(proxy["org.centralino.Settings1"].Get("node"))["settings"]["timezone"] == "UTC"
+
+
+def test_pydbus_is_known_to_one_module_and_properties_to_none() -> None:
+    sources = Path(inspect.getfile(daemon.bus)).parent
+    users = {
+        file.name
+        for file in sources.rglob("*.py")
+        if re.search(r"^\s*(import|from) pydbus", file.read_text(), re.M)
+    }
+    assert users == {"bus.py"}
+    assert "<property" not in introspection()
 
 
 def test_get_knows_every_path(client: Client) -> None:
