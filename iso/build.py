@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,11 +13,15 @@ from pathlib import Path
 from appliance.archive import write_tar
 from appliance.cache import digest_file
 from appliance.errors import InputError
+from appliance.formats_contract import OutputFormat
+from appliance.manifest import Contents, write_manifest
 from appliance.mirror import Source, resolve_sources
 from appliance.payload import build_payload
 from appliance.platform_data import PlatformData
 from appliance.profile import Profile, check_against_platform
-from appliance.stages import BuildContext
+from appliance.sbom import Component
+from appliance.sbom import Source as Bom
+from appliance.stages import BuildContext, replacing
 from iso.base import BaseFacts, check_checksum, inspect_base
 from iso.boot_menus import QUESTIONS_KICKSTART, UNATTENDED_KICKSTART, installer_menu
 from iso.closure import Workshop, fetch_locked, resolve
@@ -56,6 +63,7 @@ class Prepared:
 
     staging: Path
     lock: Lock
+    payload: Path
     payload_sha256: str
     digests: dict[str, str]
     sources: list[Source]
@@ -67,6 +75,8 @@ class Installer:
     """A finished installer ISO and what to know about it."""
 
     image: Remastered
+    sha256: str
+    manifest: Path
     lock_file: Path
     lock: Lock
     base: BaseFacts
@@ -75,11 +85,12 @@ class Installer:
     payload_sha256: str
 
     def as_json(self) -> dict[str, object]:
-        """Keys `path`, `size`, `sha256`, `base`, `packages`, `lock`, `changes`, `seconds` ..."""
+        """Keys `path`, `size`, `sha256`, `manifest`, `base`, `packages`, `lock`, `changes`, `seconds` ..."""
         return {
             "path": str(self.image.path),
             "size": self.image.size,
-            "sha256": self.image.sha256,
+            "sha256": self.sha256,
+            "manifest": str(self.manifest),
             "base": {"family": self.base.family, "version": self.base.version, "label": self.base.label},
             "packages": len(self.lock.packages),
             "lock": str(self.lock_file),
@@ -125,8 +136,9 @@ def build_iso(
     check_against_platform(profile, platform, "the profile")
     with Iso(options.base_iso) as base:
         with context.progress.step("check the base ISO", None):
+            base_sha256 = remembered_digest(options.base_iso, context.cache.directory / "base-digests")
             if options.checksum_file is not None:
-                check_checksum(options.base_iso, options.checksum_file)
+                check_checksum(options.base_iso, options.checksum_file, base_sha256)
             facts = inspect_base(
                 base,
                 title=platform.title,
@@ -153,7 +165,7 @@ def build_iso(
                     profile, platform, digest, key, prepared.payload_sha256
                 ),
                 digests=prepared.digests,
-                signing_key=options.signing_key,
+                signing_key=options.signing_key or _profile_key(profile),
             )
             with context.progress.step("write the medium", None):
                 image = remaster(
@@ -165,8 +177,26 @@ def build_iso(
                     log=context.log,
                     digest_cache=context.cache.directory / "base-digests",
                 )
+    with context.progress.step("write the manifest", None):
+        contents = Contents(
+            inputs={
+                "base_iso": base_sha256,
+                "lock": prepared.lock.digest,
+                "payload": prepared.payload_sha256,
+            },
+            components=_components(prepared, facts),
+            facts={
+                "base_iso": {"name": options.base_iso.name, "family": facts.family, "version": facts.version},
+                "label": profile.iso_label,
+                "package_signatures": "checked" if options.check_signatures else "not checked",
+                "medium_signed": medium.signing_key is not None,
+            },
+        )
+        manifest = write_manifest(output, OutputFormat.ISO, profile, platform, context.epoch, contents)
     return Installer(
         image=image,
+        sha256=_artefact_digest(manifest),
+        manifest=manifest,
         lock_file=options.lock,
         lock=prepared.lock,
         base=facts,
@@ -174,6 +204,56 @@ def build_iso(
         signatures_checked=options.check_signatures,
         payload_sha256=prepared.payload_sha256,
     )
+
+
+def _profile_key(profile: Profile) -> Path | None:
+    """The profile's signing key, if it is one that gpgv in the installer can check."""
+    return profile.signing.key_file if profile.signing and profile.signing.tool == "gpg" else None
+
+
+def _artefact_digest(manifest: Path) -> str:
+    return str(json.loads(manifest.read_text())["artefact"]["sha256"])
+
+
+def _components(prepared: Prepared, facts: BaseFacts) -> list[Component]:
+    """The bill of materials: every RPM of the lock, every wheel of the payload."""
+    distribution = f"{facts.family.split()[0].lower()}-{facts.version}"
+    found = [
+        Component(
+            Bom.RPM,
+            package.name,
+            f"{package.epoch}:{package.version}-{package.release}"
+            if package.epoch
+            else f"{package.version}-{package.release}",
+            package.arch,
+            package.license,
+            package.sha256,
+            distribution,
+        )
+        for package in prepared.lock.packages
+    ]
+    requirements = prepared.payload / "requirements.txt"
+    if requirements.is_file():
+        for line in requirements.read_text().splitlines():
+            if match := re.match(r"([A-Za-z0-9._-]+)==(\S+) --hash=sha256:([0-9a-f]{64})", line):
+                found.append(Component(Bom.PYPI, match[1], match[2], sha256=match[3]))
+    return found
+
+
+def remembered_digest(path: Path, cache: Path) -> str:
+    """SHA-256 of a large input file, remembered by its path, size and time; raises InputError."""
+    try:
+        status = path.stat()
+        identity = f"{path.absolute()} {status.st_size} {status.st_mtime_ns} {status.st_ino}"
+        record = cache / f"{hashlib.sha256(identity.encode()).hexdigest()}.sha256"
+        if record.is_file():
+            return record.read_text()
+        digest = digest_file(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}", "name an ISO image") from error
+    with replacing(record) as partial:
+        partial.write_text(digest)
+    return digest
 
 
 def prepare(
@@ -208,7 +288,7 @@ def prepare(
     with archive.open("wb") as stream:
         write_tar(stream, payload, context.epoch, prefix=PAYLOAD_PREFIX)
     digests[PAYLOAD_PATH] = digest_file(archive)
-    return Prepared(staging, lock, digests[PAYLOAD_PATH], digests, sources, changes)
+    return Prepared(staging, lock, payload, digests[PAYLOAD_PATH], digests, sources, changes)
 
 
 def _kickstarts(

@@ -101,7 +101,7 @@ def resolve(request: Request, sources: Sequence[Source], workshop: Workshop) -> 
     packages = tuple(LockedPackage(**found.model_dump()) for found in answer.packages)
     _no_doubles(packages)
     files = workshop.packages.fetch(packages, urls, on_progress=workshop.on_progress)
-    signers = check_signatures(files, workshop.keys, workshop.cache / "signatures") if workshop.check else {}
+    signers = _signers(packages, files, workshop) if workshop.check else {}
     labels = _module_labels(files)
     packages = tuple(
         replace(package, signer=signers.get(package.sha256, UNSIGNED), module=labels.get(package.sha256, ""))
@@ -128,7 +128,7 @@ def fetch_locked(lock: Lock, sources: Sequence[Source], workshop: Workshop) -> d
     """
     files = workshop.packages.fetch(lock.packages, addresses(sources), on_progress=workshop.on_progress)
     if workshop.check:
-        signers = check_signatures(files, workshop.keys, workshop.cache / "signatures")
+        signers = _signers(lock.packages, files, workshop)
         for package in lock.packages:
             if package.signer not in (UNSIGNED, signers[package.sha256]):
                 raise LockError(
@@ -136,6 +136,13 @@ def fetch_locked(lock: Lock, sources: Sequence[Source], workshop: Workshop) -> d
                     "find out why before --update-lock",
                 )
     return files
+
+
+def _signers(
+    packages: Sequence[LockedPackage], files: Mapping[str, Path], workshop: Workshop
+) -> dict[str, str]:
+    names = {package.sha256: package.nevra for package in packages}
+    return check_signatures(files, workshop.keys, workshop.cache / "signatures", names)
 
 
 def _ask(request: Request, sources: Sequence[Source], workshop: Workshop, root: str) -> _Answer:

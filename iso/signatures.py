@@ -22,12 +22,16 @@ _DIGEST = re.compile(r"digest: (?!OK)(\S+)")
 
 
 def check_signatures(
-    packages: Mapping[str, Path], keys: Sequence[Path], memory: Path | None = None
+    packages: Mapping[str, Path],
+    keys: Sequence[Path],
+    memory: Path | None = None,
+    names: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
     """Check RPM files, given by their SHA-256; returns the id of the key that signed each.
 
     `memory` is a directory in which good results are kept: the same bytes under the same keys need no
-    second check. Raises LockError naming every package that is unsigned, signed by another key or damaged.
+    second check. `names` says what to call a package by its digest. Raises LockError naming every package
+    that is unsigned, signed by another key or damaged.
     """
     require({"rpmkeys": "rpm"})
     if not keys:
@@ -47,7 +51,7 @@ def check_signatures(
             _import(keys, Path(database))
             for start in range(0, len(new), BATCH):
                 batch = {str(packages[digest]): digest for digest in new[start : start + BATCH]}
-                _check(batch, Path(database), found, refused)
+                _check(batch, Path(database), names or {}, found, refused)
     if refused:
         lines = "\n".join(f"  {line}" for line in sorted(refused))
         raise LockError(
@@ -71,7 +75,13 @@ def _import(keys: Sequence[Path], database: Path) -> None:
             ) from error
 
 
-def _check(batch: Mapping[str, str], database: Path, found: dict[str, str], refused: list[str]) -> None:
+def _check(
+    batch: Mapping[str, str],
+    database: Path,
+    names: Mapping[str, str],
+    found: dict[str, str],
+    refused: list[str],
+) -> None:
     done = run(["rpmkeys", "--dbpath", database, "-Kv", *batch], check=False, limit_seconds=600)
     blocks: dict[str, list[str]] = {}
     current = ""
@@ -83,7 +93,7 @@ def _check(batch: Mapping[str, str], database: Path, found: dict[str, str], refu
             blocks[current].append(line.strip())
     for path, digest in batch.items():
         text = "\n".join(blocks.get(path, []))
-        name = Path(path).name
+        name = names.get(digest, Path(path).name)
         signatures = _SIGNATURE.findall(text)
         wrong = [state for _, state in signatures if state not in ("OK",)]
         if path not in blocks:

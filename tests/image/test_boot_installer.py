@@ -1,4 +1,4 @@
-"""The remastered medium starts in QEMU as disc and as stick, from BIOS and UEFI, Secure Boot included (S-IN-04, S-IN-05).
+"""The medium starts in QEMU as disc and as stick, from BIOS, UEFI and Secure Boot (S-IN-04, S-IN-05).
 
 A stand-in plays the installer's first steps (tests/support/installer_init.sh) and runs the kickstart's own
 %pre and %post scripts, so that disks are found in a real /sys and the medium is checked file by file.
@@ -100,9 +100,13 @@ def test_every_other_way(medium: Path, tmp_path: Path, firmware: Firmware, attac
 def test_a_disk_below_the_tier_is_refused_on_the_console(medium: Path, tmp_path: Path) -> None:
     with pytest.raises(BootTestError, match="INSTALLATION STOPPED: every disk is too small") as caught:
         start(
-            medium, tmp_path, Firmware.BIOS, Attachment.CD,
-            Expectation((Milestone("end", "installer: PASSED", 60),), ("INSTALLATION STOPPED",)), disk=20 * 10**9,
-        )  # fmt: skip
+            medium,
+            tmp_path,
+            Firmware.BIOS,
+            Attachment.CD,
+            Expectation((Milestone("end", "installer: PASSED", 60),), ("INSTALLATION STOPPED",)),
+            disk=20 * 10**9,
+        )
     assert "150 GB" in (tmp_path / "console.log").read_text()
     # The screen was still there to be photographed.
     assert (tmp_path / "console.png").read_bytes().startswith(b"\x89PNG")
@@ -143,7 +147,7 @@ def test_network_boot_by_ipxe(site: Site, medium: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_milestone_that_does_not_come_fails_with_the_last_lines(medium: Path, tmp_path: Path) -> None:
     wanted = Expectation((Milestone("never", "this is not said", 60),), ())
-    with pytest.raises(BootTestError, match="the machine went off before `never`(.|\n)*installer: PASSED"):
+    with pytest.raises(BootTestError, match=r"the machine went off before `never`(.|\n)*installer: PASSED"):
         start(medium, tmp_path, Firmware.BIOS, Attachment.CD, wanted)
 
 
@@ -151,7 +155,8 @@ def test_a_milestone_that_does_not_come_fails_with_the_last_lines(medium: Path, 
 def test_the_command_tells_by_its_exit_code(site: Site, medium: Path, tmp_path: Path) -> None:
     milestones = tmp_path / "m.toml"
     milestones.write_text(
-        'failures = ["installer: FAILED"]\n[[milestone]]\ntitle = "end"\npattern = "installer: PASSED"\nseconds = 90\n'
+        'failures = ["installer: FAILED"]\n[[milestone]]\ntitle = "end"\n'
+        'pattern = "installer: PASSED"\nseconds = 90\n'
     )
     words = ["--firmware", "bios", "--attach", "cd", "--milestones", str(milestones), "--memory", "1024"]
     done = site.run("boot-test", medium, *words, "--log-dir", tmp_path / "good", "--target-gb", "200")

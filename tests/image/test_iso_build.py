@@ -1,4 +1,4 @@
-"""`centralino-build iso` and `pxe` as a user runs them, on media and mirrors made here (S-IN-01..05, S-IN-09)."""
+"""`centralino-build iso` and `pxe` as a user runs them, on media and mirrors made here (S-IN-01..05)."""
 
 from __future__ import annotations
 
@@ -148,11 +148,23 @@ def flipped(source: Path, target: Path, offset: int, bit: int = 0) -> Path:
 @pytest.mark.parametrize(
     "path",
     [
-        "isolinux/isolinux.bin", "isolinux/isolinux.cfg", "isolinux/vmlinuz", "images/efiboot.img", "EFI/BOOT/grub.cfg",
-        "EFI/BOOT/BOOTX64.EFI", "images/install.img", ".treeinfo", ".discinfo", "ks.cfg", "ks-questions.cfg",
-        "SHA256SUMS", "SHA256SUMS.kickstart", "centralino/payload.tar", "BaseOS/repodata/repomd.xml",
+        "isolinux/isolinux.bin",
+        "isolinux/isolinux.cfg",
+        "isolinux/vmlinuz",
+        "images/efiboot.img",
+        "EFI/BOOT/grub.cfg",
+        "EFI/BOOT/BOOTX64.EFI",
+        "images/install.img",
+        ".treeinfo",
+        ".discinfo",
+        "ks.cfg",
+        "ks-questions.cfg",
+        "SHA256SUMS",
+        "SHA256SUMS.kickstart",
+        "centralino/payload.tar",
+        "BaseOS/repodata/repomd.xml",
     ],
-)  # fmt: skip
+)
 def test_a_flipped_bit_in_a_file_is_found_and_the_file_named(medium: Path, tmp_path: Path, path: str) -> None:
     """Without the implanted checksum, which would find it too but could not name it."""
     with Iso(medium) as iso:
@@ -165,10 +177,16 @@ def test_a_flipped_bit_in_a_file_is_found_and_the_file_named(medium: Path, tmp_p
 @pytest.mark.parametrize(
     ("offset", "part"),
     [
-        (510, "MBR"), (446, "MBR"), (446 + 16 + 8, "MBR"), (432, "MBR"), (512, "GPT"), (512 + 40, "GPT"),
-        (17 * 2048 + 71, "x.iso"), (16 * 2048 + 40, "names"),
+        (510, "MBR"),
+        (446, "MBR"),
+        (446 + 16 + 8, "MBR"),
+        (432, "MBR"),
+        (512, "GPT"),
+        (512 + 40, "GPT"),
+        (17 * 2048 + 71, "x.iso"),
+        (16 * 2048 + 40, "names"),
     ],
-)  # fmt: skip
+)
 def test_a_flipped_bit_in_the_boot_records_is_found(
     medium: Path, tmp_path: Path, offset: int, part: str
 ) -> None:
@@ -263,11 +281,24 @@ def test_a_full_disk(site: Site, tmp_path: Path) -> None:
     disk.mkdir()
     words = [str(word) for word in site.words(site.profile("pbx"), disk / "out")]
     done = subprocess.run(
-        ["unshare", "--mount", "sh", "-c", f'mount -t tmpfs -o size=30m none {disk} && exec "$@"; echo no mount', "sh",
-         sys.executable, "-m", "appliance.cli", "iso", *words],
-        capture_output=True, text=True, check=False,
+        [
+            "unshare",
+            "--mount",
+            "sh",
+            "-c",
+            f'mount -t tmpfs -o size=30m none {disk} && exec "$@"; echo no mount',
+            "sh",
+            sys.executable,
+            "-m",
+            "appliance.cli",
+            "iso",
+            *words,
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
         env={**os.environ, "CENTRALINO_CACHE": str(site.cache), "PYTHONPATH": str(Path(__file__).parents[2])},
-    )  # fmt: skip
+    )
     assert done.returncode == 5, done.stdout + done.stderr
     assert "MiB" in done.stderr and "--output" in done.stderr
 
@@ -308,10 +339,16 @@ def test_ctrl_c_leaves_nothing(site: Site, medium: Path, tmp_path: Path, moment:
     words = site.words(site.profile("pbx"), output)
     process = subprocess.Popen(
         [sys.executable, "-m", "appliance.cli", "iso", *words],
-        stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
-        env={**os.environ, "CENTRALINO_CACHE": str(tmp_path / "cache"), "TMPDIR": str(scratch),
-             "PYTHONPATH": str(Path(__file__).parents[2])},
-    )  # fmt: skip
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        env={
+            **os.environ,
+            "CENTRALINO_CACHE": str(tmp_path / "cache"),
+            "TMPDIR": str(scratch),
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+        },
+    )
     assert process.stderr is not None
     told = ""
     for line in process.stderr:

@@ -20,11 +20,41 @@ from appliance.cache import Cache
 
 HERE = Path(__file__).parent
 EPOCH = 1716595200  # 2024-05-25, about AlmaLinux 8.10's release
-PROGRAMS = ("bash", "curl", "sha256sum", "findmnt", "tar", "gpgv", "readlink", "blkid", "mkdir", "cat", "tail", "rm")
+PROGRAMS = (
+    "bash",
+    "curl",
+    "sha256sum",
+    "findmnt",
+    "tar",
+    "gpgv",
+    "readlink",
+    "blkid",
+    "mkdir",
+    "cat",
+    "tail",
+    "rm",
+)
 MODULES = (
-    "scsi_mod", "cdrom", "sd_mod", "sr_mod", "libata", "ata_piix", "ahci", "virtio_pci", "virtio_blk",
-    "virtio_scsi", "xhci_pci", "ehci_pci", "uhci_hcd", "usb_storage", "uas", "isofs", "loop", "squashfs", "virtio_net",
-)  # fmt: skip
+    "scsi_mod",
+    "cdrom",
+    "sd_mod",
+    "sr_mod",
+    "libata",
+    "ata_piix",
+    "ahci",
+    "virtio_pci",
+    "virtio_blk",
+    "virtio_scsi",
+    "xhci_pci",
+    "ehci_pci",
+    "uhci_hcd",
+    "usb_storage",
+    "uas",
+    "isofs",
+    "loop",
+    "squashfs",
+    "virtio_net",
+)
 
 
 def _run(
@@ -117,8 +147,9 @@ def initramfs(directory: Path) -> bytes:
         shutil.copy(modules / file, tree / "modules" / Path(file).name)
     (tree / "modules/order").write_text("".join(f"{Path(file).name}\n" for file in order))
     names = sorted(str(path.relative_to(tree)) for path in tree.rglob("*"))
-    archive = _run("busybox", "cpio", "-o", "-H", "newc", "-R", "0:0", cwd=tree,
-                   data="\n".join(names).encode())  # fmt: skip
+    archive = _run(
+        "busybox", "cpio", "-o", "-H", "newc", "-R", "0:0", cwd=tree, data="\n".join(names).encode()
+    )
     return gzip.compress(archive, 6, mtime=0)
 
 
@@ -183,7 +214,7 @@ menuentry 'Install AlmaLinux {version}' --class fedora --class gnu-linux --class
         linuxefi /images/pxeboot/vmlinuz inst.stage2=hd:LABEL={escaped} quiet
         initrdefi /images/pxeboot/initrd.img
 }}
-menuentry 'Test this media & install AlmaLinux {version}' --class fedora --class gnu-linux --class gnu --class os {{
+menuentry 'Test this media & install AlmaLinux {version}' --class fedora --class gnu-linux {{
         linuxefi /images/pxeboot/vmlinuz inst.stage2=hd:LABEL={escaped} rd.live.check quiet
         initrdefi /images/pxeboot/initrd.img
 }}
@@ -242,21 +273,40 @@ def treeinfo(tree: Path, base: Base) -> str:
         "images/pxeboot/vmlinuz",
     )
     lines = ["[checksums]", *(f"{name} = sha256:{_digest(tree / name)}" for name in images)]
-    lines += ["", "[general]", f"arch = x86_64\nfamily = {base.family}\nname = {base.family} {base.version}",
-              "packagedir = Packages\nplatforms = x86_64,xen\nrepository = .",
-              f"timestamp = {EPOCH}\nvariant = BaseOS", f"variants = {','.join(variants)}\nversion = {base.version}",
-              "", "[header]", "type = productmd.treeinfo\nversion = 1.2"]  # fmt: skip
+    lines += [
+        "",
+        "[general]",
+        f"arch = x86_64\nfamily = {base.family}\nname = {base.family} {base.version}",
+        "packagedir = Packages\nplatforms = x86_64,xen\nrepository = .",
+        f"timestamp = {EPOCH}\nvariant = BaseOS",
+        f"variants = {','.join(variants)}\nversion = {base.version}",
+        "",
+        "[header]",
+        "type = productmd.treeinfo\nversion = 1.2",
+    ]
     for platform in ("x86_64", "xen"):
         lines += ["", f"[images-{platform}]"]
         lines += ["efiboot.img = images/efiboot.img"] if platform == "x86_64" else []
         lines += ["initrd = images/pxeboot/initrd.img", "kernel = images/pxeboot/vmlinuz"]
-    lines += ["", "[release]", f"name = {base.family}\nshort = {base.family}\nversion = {base.version}",
-              "", "[stage2]", "mainimage = images/install.img",
-              "", "[tree]", f"arch = x86_64\nbuild_timestamp = {EPOCH}\nplatforms = x86_64,xen",
-              f"variants = {','.join(variants)}"]  # fmt: skip
+    lines += [
+        "",
+        "[release]",
+        f"name = {base.family}\nshort = {base.family}\nversion = {base.version}",
+        "",
+        "[stage2]",
+        "mainimage = images/install.img",
+        "",
+        "[tree]",
+        f"arch = x86_64\nbuild_timestamp = {EPOCH}\nplatforms = x86_64,xen",
+        f"variants = {','.join(variants)}",
+    ]
     for variant in variants:
-        lines += ["", f"[variant-{variant}]", f"id = {variant}\nname = {variant}\npackages = {variant}/Packages",
-                  f"repository = {variant}\ntype = variant\nuid = {variant}"]  # fmt: skip
+        lines += [
+            "",
+            f"[variant-{variant}]",
+            f"id = {variant}\nname = {variant}\npackages = {variant}/Packages",
+            f"repository = {variant}\ntype = variant\nuid = {variant}",
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -285,8 +335,14 @@ def write_tree(directory: Path, base: Base) -> Path:
     stage2 = directory / "stage2/etc"
     stage2.mkdir(parents=True)
     (stage2 / "anaconda.marker").write_text("stands for the installer's runtime\n")
-    _run("mksquashfs", directory / "stage2", tree / "images/install.img", "-quiet", "-no-progress",
-         SOURCE_DATE_EPOCH=str(EPOCH))  # fmt: skip
+    _run(
+        "mksquashfs",
+        directory / "stage2",
+        tree / "images/install.img",
+        "-quiet",
+        "-no-progress",
+        SOURCE_DATE_EPOCH=str(EPOCH),
+    )
     if base.filler_bytes:
         with (tree / "images/filler.img").open("wb") as stream:
             for _ in range(base.filler_bytes >> 20):
@@ -310,11 +366,35 @@ def write_tree(directory: Path, base: Base) -> Path:
 def write_iso(tree: Path, iso: Path, label: str) -> Path:
     """As lorax does it: in-tree EFI image as second El Torito entry, isohybrid with GPT, media checksum."""
     _run(
-        "xorriso", "-as", "mkisofs", "-quiet", "-o", iso, "-V", label, "-J", "-joliet-long", "-r", "-T",
-        "-b", "isolinux/isolinux.bin", "-c", "isolinux/boot.cat", "-no-emul-boot", "-boot-load-size", "4",
-        "-boot-info-table", "-eltorito-alt-boot", "-e", "images/efiboot.img", "-no-emul-boot",
-        "-isohybrid-mbr", "/usr/lib/ISOLINUX/isohdpfx.bin", "-isohybrid-gpt-basdat", tree,
-    )  # fmt: skip
+        "xorriso",
+        "-as",
+        "mkisofs",
+        "-quiet",
+        "-o",
+        iso,
+        "-V",
+        label,
+        "-J",
+        "-joliet-long",
+        "-r",
+        "-T",
+        "-b",
+        "isolinux/isolinux.bin",
+        "-c",
+        "isolinux/boot.cat",
+        "-no-emul-boot",
+        "-boot-load-size",
+        "4",
+        "-boot-info-table",
+        "-eltorito-alt-boot",
+        "-e",
+        "images/efiboot.img",
+        "-no-emul-boot",
+        "-isohybrid-mbr",
+        "/usr/lib/ISOLINUX/isohdpfx.bin",
+        "-isohybrid-gpt-basdat",
+        tree,
+    )
     _run("implantisomd5", iso)
     return iso
 

@@ -98,11 +98,25 @@ class Site:
         return [
             str(word)
             for word in (
-                "--profile", profile, "--base-iso", self.base_iso, "--checksum", self.checksum,
-                "--mirror", self.mirror.as_uri(), "--mirror", f"epel={(self.mirror / 'epel').as_uri()}",
-                "--gpg-key", self.key.public, "--payload", self.payload, "--output", output, *more,
+                "--profile",
+                profile,
+                "--base-iso",
+                self.base_iso,
+                "--checksum",
+                self.checksum,
+                "--mirror",
+                self.mirror.as_uri(),
+                "--mirror",
+                f"epel={(self.mirror / 'epel').as_uri()}",
+                "--gpg-key",
+                self.key.public,
+                "--payload",
+                self.payload,
+                "--output",
+                output,
+                *more,
             )
-        ]  # fmt: skip
+        ]
 
     def run(self, command: str, *words: str | Path) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -110,9 +124,13 @@ class Site:
             capture_output=True,
             text=True,
             check=False,
-            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "CENTRALINO_CACHE": str(self.cache), "HOME": "/root",
-                 "PYTHONPATH": str(Path(__file__).parents[2])},
-        )  # fmt: skip
+            env={
+                "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+                "CENTRALINO_CACHE": str(self.cache),
+                "HOME": "/root",
+                "PYTHONPATH": str(Path(__file__).parents[2]),
+            },
+        )
 
     def profile(self, name: str) -> Path:
         return self.directory / f"{name}.toml"

@@ -87,9 +87,22 @@ def _build(top: Path, group: Sequence[Rpm]) -> None:
         spec.append(f"%files -n {rpm.name}\n/usr/share/{rpm.name}")
     file = top / "set.spec"
     file.write_text("\n".join(spec) + "\n")
-    run("rpmbuild", "-bb", "--quiet", "--define", f"_topdir {top}", "--define", "_build_id_links none",
-        "--define", "use_source_date_epoch_as_buildtime 1", "--define", "_buildhost test",
-        "--define", "_binary_payload w0.gzdio", file)  # fmt: skip
+    run(
+        "rpmbuild",
+        "-bb",
+        "--quiet",
+        "--define",
+        f"_topdir {top}",
+        "--define",
+        "_build_id_links none",
+        "--define",
+        "use_source_date_epoch_as_buildtime 1",
+        "--define",
+        "_buildhost test",
+        "--define",
+        "_binary_payload w0.gzdio",
+        file,
+    )
 
 
 @dataclass(frozen=True)
@@ -126,8 +139,17 @@ def make_key(directory: Path, name: str) -> Key:
 
 def sign(files: Iterable[Path], key: Key) -> None:
     gpg = f"__gpg {shutil.which('gpg')}"
-    run("rpmsign", "--define", f"_gpg_name {key.name}", "--define", f"_gpg_path {key.home}", "--define", gpg,
-        "--addsign", *files)  # fmt: skip
+    run(
+        "rpmsign",
+        "--define",
+        f"_gpg_name {key.name}",
+        "--define",
+        f"_gpg_path {key.home}",
+        "--define",
+        gpg,
+        "--addsign",
+        *files,
+    )
     run("gpgconf", "--homedir", key.home, "--kill", "all")
 
 

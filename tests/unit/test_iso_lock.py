@@ -14,16 +14,28 @@ from iso.lock import Lock, LockedPackage, Request, check_lock, read_lock, write_
 from iso.module_metadata import prune_comps, prune_modules, streams_in
 
 PACKAGE = LockedPackage(
-    "bash", 0, "4.4.20", "5.el8", "x86_64", "a" * 64, 1611000, "baseos", "Packages/bash-4.4.20-5.el8.x86_64.rpm",
-    "GPLv3+", "c21ad6ea", "",
-)  # fmt: skip
+    "bash",
+    0,
+    "4.4.20",
+    "5.el8",
+    "x86_64",
+    "a" * 64,
+    1611000,
+    "baseos",
+    "Packages/bash-4.4.20-5.el8.x86_64.rpm",
+    "GPLv3+",
+    "c21ad6ea",
+    "",
+)
 LOCK = Lock("b" * 64, "almalinux8", "8.10", (PACKAGE,), "---\ndocument: modulemd\n", "<comps/>\n")
 
 
 def test_a_lock_reads_back_as_it_was(tmp_path: Path) -> None:
     write_lock(LOCK, tmp_path / "lock.toml")
     assert read_lock(tmp_path / "lock.toml") == LOCK
-    assert PACKAGE.nevra == "bash-4.4.20-5.el8.x86_64" and replace(PACKAGE, epoch=2).nevra.startswith("bash-2:4")
+    assert PACKAGE.nevra == "bash-4.4.20-5.el8.x86_64" and replace(PACKAGE, epoch=2).nevra.startswith(
+        "bash-2:4"
+    )
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -41,7 +53,7 @@ def test_any_metadata_survives(tmp_path: Path, modules: str, comps: str, licence
         ("size = 1611000", 'size = "big"', "size is no int"),
         ("epoch = 0", "surprise = 0", "surprise"),
         ("Packages/bash", "../../etc/bash", "leads out of the repository"),
-        ('comps = ', "groups = ", "comps"),
+        ("comps = ", "groups = ", "comps"),
         ("[[package]]", "[[package", "cannot be read"),
     ],
 )
@@ -83,7 +95,9 @@ def test_only_the_build_of_a_stream_that_is_shipped_is_kept() -> None:
         MODULE.format(name="mariadb", stream='"10.11"', context=context, build=build)
         for context, build in (("aaaa", "10.11.6-1"), ("bbbb", "10.11.8-1"))
     )
-    pruned = prune_modules([text + DEFAULTS], ["mariadb:10.11"], ["mariadb-server-10.11.8-1.module_el8.x86_64.rpm"])
+    pruned = prune_modules(
+        [text + DEFAULTS], ["mariadb:10.11"], ["mariadb-server-10.11.8-1.module_el8.x86_64.rpm"]
+    )
     assert "bbbb" in pruned and "aaaa" not in pruned and "defaults" not in pruned
     assert streams_in(pruned) == {"mariadb:10.11"}
 

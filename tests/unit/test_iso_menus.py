@@ -179,7 +179,13 @@ def test_a_label_of_33_characters_is_refused() -> None:
 
 
 def test_the_hash_list_leaves_out_what_cannot_be_in_it() -> None:
-    digests = {"b": "1" * 64, "a b": "2" * 64, "ks.cfg": "3" * 64, "isolinux/isolinux.bin": "4" * 64, "SHA256SUMS": ""}
+    digests = {
+        "b": "1" * 64,
+        "a b": "2" * 64,
+        "ks.cfg": "3" * 64,
+        "isolinux/isolinux.bin": "4" * 64,
+        "SHA256SUMS": "",
+    }
     text = hash_list.hash_list(digests)
     assert text == f"{'2' * 64}  ./a b\n{'1' * 64}  ./b\n"
     assert hash_list.parse_hash_list(text) == {"a b": "2" * 64, "b": "1" * 64}

@@ -149,8 +149,15 @@ def test_refusals_name_every_field_at_once_and_repeat_no_secret() -> None:
             networks=(Network(address=IPv4Interface("192.0.2.10/24"), gateway=ip_address("198.51.100.1")),),
         )
     )
-    for field in ("disk.raid1", "disk.volumes", "root_password_hash", "users.admin", "ssh_keys.root", "modules",
-                  "network.gateway"):  # fmt: skip
+    for field in (
+        "disk.raid1",
+        "disk.volumes",
+        "root_password_hash",
+        "users.admin",
+        "ssh_keys.root",
+        "modules",
+        "network.gateway",
+    ):
         assert field in text
     assert "correct horse" not in text and "battery staple" not in text and "PRIVATE" not in text
 
@@ -189,9 +196,30 @@ def test_shellcheck_finds_nothing_in_the_scripts_as_anaconda_runs_them(name: str
 
 @pytest.mark.parametrize("name", sorted(CASES))
 def test_scripts_use_only_what_anacondas_runtime_keeps(name: str) -> None:
-    """lorax removes these from the EL8 installer (share/runtime-cleanup.tmpl of its rhel8 branch)."""
-    removed = {"stat", "timeout", "base64", "openssl", "nproc", "stty", "tty", "runcon", "chcon", "who", "shuf",
-               "truncate", "expand", "comm", "nl", "install", "logname", "rpm", "getent", "file", "diff"}  # fmt: skip
+    """lorax removes these from the EL8 installer (runtime-cleanup.tmpl of its rhel8 branch)."""
+    removed = {
+        "stat",
+        "timeout",
+        "base64",
+        "openssl",
+        "nproc",
+        "stty",
+        "tty",
+        "runcon",
+        "chcon",
+        "who",
+        "shuf",
+        "truncate",
+        "expand",
+        "comm",
+        "nl",
+        "install",
+        "logname",
+        "rpm",
+        "getent",
+        "file",
+        "diff",
+    }
     for section in validate(render(CASES[name])):
         if section.in_chroot:
             continue

@@ -1,4 +1,4 @@
-"""The kickstart's scripts, run by bash as Anaconda would, against a made tree of /sys, /dev and the medium."""
+"""The kickstart's scripts, run by bash as Anaconda would, against a made tree of /sys and /dev."""
 
 from __future__ import annotations
 
@@ -39,15 +39,26 @@ class Machine:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        for directory in ("sys/block", "sys/class/tty/console", "dev/disk/by-label", "dev/disk/by-id", "tmp",
-                          "run/install/repo/centralino", "mnt/sysroot/var/log", "mnt/sysroot/var/tmp",
-                          "bin", "proc", "mnt/sysroot/boot"):  # fmt: skip
+        for directory in (
+            "sys/block",
+            "sys/class/tty/console",
+            "dev/disk/by-label",
+            "dev/disk/by-id",
+            "tmp",
+            "run/install/repo/centralino",
+            "mnt/sysroot/var/log",
+            "mnt/sysroot/var/tmp",
+            "bin",
+            "proc",
+            "mnt/sysroot/boot",
+        ):
             (root / directory).mkdir(parents=True)
         (root / "sys/class/tty/console/active").write_text("tty0 ttyS0\n")
         self.program("blkid", 'read -r first <"${!#}" && [ "$first" = data ]')
         self.program("findmnt", f"cat {root}/mounted 2>/dev/null")
         # A "filesystem" is a directory NAME.fs beside the device node NAME.
-        self.program("mount", 'rmdir "$4" && [ -d "$3.fs" ] && ln -s "$3.fs" "$4" || { mkdir -p "$4"; exit 32; }')
+        body = 'rmdir "$4" && [ -d "$3.fs" ] && ln -s "$3.fs" "$4" || { mkdir -p "$4"; exit 32; }'
+        self.program("mount", body)
         self.program("umount", 'rm "$1" && mkdir "$1"')
         self.program("restorecon", f'echo "$@" >>{root}/relabelled')
 
@@ -56,8 +67,17 @@ class Machine:
         path.write_text(f"#!/bin/bash\n{body}\n")
         path.chmod(0o755)
 
-    def disk(self, name: str, size: int, *, data: bool = False, partitions: tuple[str, ...] = (), removable: int = 0,
-             ro: int = 0, model: str = "") -> Path:  # fmt: skip
+    def disk(
+        self,
+        name: str,
+        size: int,
+        *,
+        data: bool = False,
+        partitions: tuple[str, ...] = (),
+        removable: int = 0,
+        ro: int = 0,
+        model: str = "",
+    ) -> Path:
         block = self.root / "sys/block" / name
         (block / "holders").mkdir(parents=True)
         (block / "device").mkdir()
