@@ -216,7 +216,7 @@ def test_the_interface_on_the_bus_is_the_xml(client: Client) -> None:
 
 
 def test_pydbus_is_known_to_one_module_and_properties_to_none() -> None:
-    sources = Path(inspect.getfile(daemon.bus)).parent
+    sources = Path(inspect.getfile(methods_of_interface)).parent
     users = {
         file.name
         for file in sources.rglob("*.py")
