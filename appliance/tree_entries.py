@@ -102,9 +102,9 @@ def walk(
 
     `latest` clamps modification times (seconds since 1970): what the build touched gets the time of the
     inputs. `additions` maps relative paths to what lies over the tree; missing parent directories are made.
-    `excluded` are shell patterns of relative paths left out with all below them; of `emptied` directories
-    only the contents are left out, and `emptied` files become empty. Raises InputError if `root` is no
-    directory or a name holds a line break.
+    `excluded` are shell patterns of relative paths left out with all below them. Of directories named in
+    `emptied` only the contents are left out; files that match its patterns become empty. Raises
+    InputError if `root` is no directory or a name holds a line break.
     """
     if not root.is_dir():
         raise InputError(
@@ -143,7 +143,7 @@ def _walk_directory(state: _State, path: bytes, status: os.stat_result) -> Itera
     yield _entry(state, path, status)
     directory = os.fsencode(state.root) + (b"/" + path if path else b"")
     names: set[bytes] = set()
-    if not _matches(path, state.emptied):
+    if os.fsdecode(path) not in state.emptied:
         names = set(os.listdir(directory))  # noqa: PTH208 (bytes, as the disk has them)
     added = state.additions.get(path, {})
     for name in sorted(names | added.keys()):
