@@ -143,15 +143,30 @@ def _packages(old: JsonObject, new: JsonObject) -> tuple[PackageChange, ...]:
 
 
 def _files(old: Path, new: Path) -> tuple[FileChange, ...] | None:
-    lists = [beside(artefact, FILES_SUFFIX) for artefact in (old, new)]
-    if not all(file.is_file() for file in lists):
+    first, second = _list(old), _list(new)
+    if first is None or second is None:
         return None
-    first, second = (read_file_list(file) for file in lists)
     changes: list[FileChange] = []
     for path in first.keys() | second.keys():
         if what := _file_change(first.get(path), second.get(path)):
             changes.append(FileChange(path, what, _is_security(path, first.get(path), second.get(path))))
     return tuple(sorted(changes, key=lambda each: (not each.security, each.path)))
+
+
+def _list(artefact: Path) -> dict[str, ListedFile] | None:
+    """The list beside an artefact; an installer carries its own inside."""
+    listed = beside(artefact, FILES_SUFFIX)
+    if listed.is_file():
+        return read_file_list(listed)
+    if artefact.suffix != ".iso" or not artefact.is_file():
+        return None
+    # The installer's package builds upon this one; only here the other way round.
+    from iso.hash_list import HASH_LIST, parse_hash_list
+    from iso.iso9660 import Iso
+
+    with Iso(artefact) as medium:
+        digests = parse_hash_list(medium.read(HASH_LIST).decode("utf-8", "replace"))
+    return {path: ListedFile(path, "file", 0o644, 0, 0, 0, digest) for path, digest in digests.items()}
 
 
 def _file_change(old: ListedFile | None, new: ListedFile | None) -> str:
@@ -161,16 +176,19 @@ def _file_change(old: ListedFile | None, new: ListedFile | None) -> str:
     if old.kind != new.kind:
         parts.append(f"{old.kind} became {new.kind}")
     elif old.digest != new.digest:
-        parts.append(
-            f"changed, {old.size} -> {new.size} bytes"
-            if new.kind == "file"
-            else f"{old.digest} -> {new.digest}"
-        )
+        parts.append(_content_change(old, new))
     if old.mode != new.mode:
         parts.append(f"mode {old.mode:04o} -> {new.mode:04o}")
     if (old.uid, old.gid) != (new.uid, new.gid):
         parts.append(f"owner {old.uid}:{old.gid} -> {new.uid}:{new.gid}")
     return "; ".join(parts)
+
+
+def _content_change(old: ListedFile, new: ListedFile) -> str:
+    if new.kind != "file":
+        return f"{old.digest} -> {new.digest}"
+    # The lists inside of installers name no sizes.
+    return f"changed, {old.size} -> {new.size} bytes" if old.size or new.size else "changed"
 
 
 def _is_security(path: str, old: ListedFile | None, new: ListedFile | None) -> bool:

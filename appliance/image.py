@@ -22,11 +22,13 @@ from appliance.formats_contract import (
     Variant,
     artefact_name,
 )
+from appliance.manifest import Contents, write_manifest
 from appliance.mirror import resolve_sources
 from appliance.platform_data import PlatformData
 from appliance.profile import Profile, check_against_platform
 from appliance.progress import Progress
 from appliance.root_tree import build_root_tree
+from appliance.sbom import components_of
 from appliance.stages import BuildContext, build_context
 from appliance.tree_formats import copy_root, write_oci, write_tbz
 
@@ -131,6 +133,9 @@ def _make(
             write_oci(root, target, profile, platform, context)
         else:
             write_tbz(root, target, profile, context)
+        if form is not OutputFormat.ROOT:
+            contents = Contents({"root stage": root.parent.parent.name}, components_of(root))
+            write_manifest(target, form, profile, platform, context.epoch, contents)
     return target
 
 
