@@ -15,6 +15,7 @@ from daemon.audit import AuditLog
 from daemon.authorization import Caller
 from daemon.bus import BusService
 from daemon.bus_api import SETTINGS_LANE, Core, handlers, signal_of
+from daemon.clock import Clock
 from daemon.engine import Engine
 from daemon.errors import CentralinoError, StorageError, UnavailableError
 from daemon.first_settings import first_settings
@@ -60,7 +61,8 @@ class Daemon:
         if self._services is not None:
             subsystems.append(self._services)
         program = program_version()
-        self._engine = Engine(store, subsystems, program=program, on_change=self._changed)
+        clock = Clock(places.boot_marker)
+        self._engine = Engine(store, subsystems, clock=clock, program=program, on_change=self._changed)
         self._engine.report("platform", trouble)
         self._jobs = Jobs(lambda job: self._emit("Jobs1", "JobChanged", signal_of(job)))
         self._alarms = alarms

@@ -49,8 +49,8 @@ class Engine:
         store: RevisionStore,
         subsystems: Sequence[Subsystem],
         *,
+        clock: Clock,
         program: str = "",
-        clock: Clock | None = None,
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
         """`program` is this program's version: another one than last time makes `start` re-apply all.
@@ -58,7 +58,7 @@ class Engine:
         self.subsystems = tuple(subsystems)
         self._store = store
         self._program = program
-        self._clock = clock or Clock()
+        self._clock = clock
         self._listener = on_change
         self._lock = threading.RLock()
         self._timer: threading.Timer | None = None

@@ -65,3 +65,8 @@ class Places:
     def run(self) -> Path:
         """Sockets and verdict files, gone after a reboot."""
         return self.on_box("/run/centralino")
+
+    @property
+    def boot_marker(self) -> Path:
+        """Names this boot, see daemon.clock."""
+        return self.run / "boot"

@@ -71,7 +71,7 @@ class Supervision:
             ProbeKind.SQL_PING: lambda limit: ask_mariadb(database, limit),
             ProbeKind.HTTPS_REQUEST: https.ask,
         }
-        intents = Intents(places.state / INTENTS_FILE, Clock().boot())
+        intents = Intents(places.state / INTENTS_FILE, Clock(places.boot_marker).boot())
         self._supervisor = Supervisor(self._units, asks, alarms, intents, self._catalog, on_change=on_change)
         self._operations = Operations(self._supervisor, self._units, intents, lambda: CallDrain(secret))
 

@@ -31,6 +31,7 @@ class HandClock(Clock):
     """Time that a test moves by hand."""
 
     def __init__(self) -> None:
+        super().__init__(Path("/dev/null"))
         self.now = 1000.0
         self.name = "boot-1"
 

@@ -73,6 +73,7 @@ class Boot(Clock):
     """A clock in a boot of its own, as after a reset."""
 
     def __init__(self, name: str) -> None:
+        super().__init__(Path("/dev/null"))
         self.name = name
 
     def boot(self) -> str:
