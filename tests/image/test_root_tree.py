@@ -5,12 +5,14 @@ The tests share one cache with `centralino-build`, so that a tree that was just 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import textwrap
 import time
 from pathlib import Path
@@ -192,6 +194,7 @@ def test_a_package_that_the_mirror_lacks_is_named_and_nothing_stays(tmp_path: Pa
 # One stage alone: packages by kiwi, in a cache of its own.
 STAGE = """
 import sys
+import tarfile
 from pathlib import Path
 from appliance.cache import Cache
 from appliance.cli_common import errors_to_exit_codes
@@ -248,3 +251,40 @@ def test_the_almalinux_description_is_what_kiwi_would_get(tmp_path: Path) -> Non
     stage = os_stage(profile, platform, Variant.DISK, sources)
     assert isinstance(stage.inputs, dict)
     assert "python3.12" in str(stage.inputs["description"])
+
+
+@pytest.mark.slow
+def test_two_cold_builds_are_the_same_bytes(sources: Path, tmp_path: Path) -> None:
+    """Nothing shared: other directories, another moment, wheels compiled and packages installed anew."""
+    results = []
+    for name in ("one", "two"):
+        done = build(
+            *("image", "--platform", "debian12", "--format", "tbz", "--output", str(tmp_path / name)),
+            sources=sources,
+            cache=tmp_path / f"cache-{name}",
+        )
+        assert done.returncode == 0, done.stderr
+        results.append(next((tmp_path / name).iterdir()))
+        shutil.rmtree(tmp_path / f"cache-{name}")
+    if digest_file(results[0]) != digest_file(results[1]):
+        pytest.fail(f"the first file that differs is {first_difference(*results)}")
+
+
+def first_difference(one: Path, two: Path) -> str:
+    """The name of the first member by which two archives differ, with what differs."""
+    members = []
+    for archive in (one, two):
+        unpacked = subprocess.Popen(["zstd", "-dc", archive], stdout=subprocess.PIPE)
+        with tarfile.open(fileobj=unpacked.stdout, mode="r|") as tar:
+            members.append({member.name: described(tar, member) for member in tar})
+        unpacked.wait()
+    for name in sorted(members[0].keys() | members[1].keys()):
+        if members[0].get(name) != members[1].get(name):
+            return f"{name}: {members[0].get(name)} and {members[1].get(name)}"
+    return "none: only the order or the compression differs"
+
+
+def described(tar: tarfile.TarFile, member: tarfile.TarInfo) -> tuple[object, ...]:
+    content = tar.extractfile(member) if member.isreg() else None
+    digest = hashlib.sha256(content.read()).hexdigest() if content else member.linkname
+    return (member.type, oct(member.mode), member.uid, member.gid, member.size, member.mtime, digest)
