@@ -55,7 +55,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         inspect_asterisk(tmp_path / "x", None)
     cut = tarball(tmp_path, "22.5.0")
     cut.write_bytes(cut.read_bytes()[:-40])
-    with pytest.raises(InputError, match="no whole tarball|no Asterisk"):
+    with pytest.raises(InputError, match=r"no whole tarball|no Asterisk"):
         inspect_asterisk(cut, None)
     with pytest.raises(InputError, match="no Asterisk source tarball"):
         inspect_asterisk(tarball(tmp_path, "22.5.0", versions=""), None)
