@@ -33,8 +33,9 @@ from iso.base import (
 )
 from iso.iso9660 import Iso
 from iso.label import check_label
+from iso.media_checksum import MediaChecksum
 
-PROGRAMS = {"xorriso": "xorriso", "implantisomd5": "isomd5sum", **efi_image.PROGRAMS}
+PROGRAMS = {"xorriso": "xorriso", **efi_image.PROGRAMS}
 HYBRID_MBR = (
     Path("/usr/lib/ISOLINUX/isohdpfx.bin"),
     Path("/usr/share/syslinux/isohdpfx.bin"),
@@ -124,11 +125,13 @@ def remaster(
     _write_hash_lists(medium, staging, digests, epoch)
     started = time.monotonic()
     with replacing(output) as partial:
-        _write_image(base, medium, dropped, partial, epoch, log)
+        checksum = MediaChecksum(partial)
+        with checksum.following():
+            _write_image(base, medium, dropped, partial, epoch, log)
         seconds["write"] = time.monotonic() - started
         started = time.monotonic()
         # Last of all: whatever is changed after this makes the medium fail its own check.
-        run(["implantisomd5", "--force", partial], limit_seconds=LIMIT_SECONDS, log=log)
+        checksum.implant()
         seconds["media checksum"] = time.monotonic() - started
         size = partial.stat().st_size
     return Remastered(output, size, digests, seconds)

@@ -86,6 +86,14 @@ def test_twice_in_other_places_at_other_times_gives_the_same_bytes(
     assert medium.read_bytes() == again.read_bytes()
 
 
+def test_the_implanted_checksum_is_that_of_isomd5sum(medium: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.iso"
+    subprocess.run(["cp", "--reflink=auto", medium, copy], check=True)
+    subprocess.run(["implantisomd5", "--force", copy], check=True, stdout=subprocess.DEVNULL)
+    assert copy.read_bytes() == medium.read_bytes()
+    subprocess.run(["checkisomd5", copy], check=True, stdout=subprocess.DEVNULL)
+
+
 def test_what_is_on_the_medium(medium: Path) -> None:
     with Iso(medium) as iso:
         assert iso.label == "CENTRALINO-PBX-0_1_0"

@@ -13,6 +13,7 @@ from pathlib import Path
 from installer_medium import Base, make_base
 from rpm_repositories import Key, Rpm, build, comps, defaults, make_key, module, repository, sign
 
+from appliance.cache import digest_file
 from appliance.platform_data import load_platform
 from appliance.profile import Profile, load_profile
 from kickstart.from_profile import wanted_packages
@@ -153,7 +154,7 @@ def make_site(
     iso = make_base(directory / "base", base)
     checksum = directory / "CHECKSUM"
     checksum.write_text(
-        f"# {iso.name}\nSHA256 ({iso.name}) = {hashlib.sha256(iso.read_bytes()).hexdigest()}\n"
+        f"# {iso.name}\nSHA256 ({iso.name}) = {digest_file(iso)}\n"
     )
     return Site(directory, iso, checksum, key, mirror, payload, directory / "cache")
 
