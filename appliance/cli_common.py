@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import ParamSpec, TypeVar
 
 import click
 
-from appliance.errors import BuildError, CommandFailedError
+from appliance.errors import BuildError, CommandFailedError, HostError
 from appliance.platform_data import PlatformData, load_platform
 from appliance.profile import Profile, load_profile
 
@@ -89,8 +90,16 @@ def report(error: BuildError, *, as_json: bool) -> int:
     return error.exit_code
 
 
+def host_error(error: OSError) -> HostError:
+    """What the operating system refused, in words: to what, and what to do next."""
+    remedy = "free some space, or point CENTRALINO_CACHE or --output to a larger disk"
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        remedy = "check that it exists and that you may read and write it"
+    return HostError(f"{error.filename or 'a file'}: {error.strerror or error}", remedy)
+
+
 def errors_to_exit_codes(main: Callable[P, None]) -> Callable[P, None]:
-    """Turn BuildError and Ctrl-C into a message and an exit code."""
+    """Turn BuildError, the system's refusals and Ctrl-C into a message and an exit code."""
 
     @wraps(main)
     def guarded(*arguments: P.args, **options: P.kwargs) -> None:
@@ -101,6 +110,8 @@ def errors_to_exit_codes(main: Callable[P, None]) -> Callable[P, None]:
         except click.ClickException as error:
             error.show()
             sys.exit(error.exit_code)
+        except OSError as error:
+            sys.exit(report(host_error(error), as_json="--json" in sys.argv[1:]))
         except (KeyboardInterrupt, click.Abort):
             click.echo("centralino-build: interrupted; nothing half-made was left behind", err=True)
             sys.exit(INTERRUPTED)

@@ -292,6 +292,47 @@ def test_a_mounted_tree_is_not_removed(tmp_path: Path) -> None:
     assert not tree.exists()
 
 
+FULL = """
+import subprocess, sys
+from pathlib import Path
+from appliance.cache import Cache
+from appliance.cli_common import errors_to_exit_codes
+from appliance.progress import Progress
+from appliance.stages import Stage, build_context
+
+base = Path(sys.argv[1])
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", base], check=True)
+
+def action(output, context):
+    (output / "large").write_bytes(b"x" * 1_000_000)
+
+@errors_to_exit_codes
+def main():
+    with build_context("test", epoch=0, cache=Cache(base), progress=Progress(silent=True)) as context:
+        context.build(Stage("large", "fill the disk", {}, action))
+
+try:
+    main()
+finally:
+    print(sorted(path.name for path in base.glob("stages/*/*")) + list(base.glob("stages/*/.partial*")))
+"""
+
+
+def test_a_full_disk_is_one_error_and_leaves_nothing(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("mounting needs root")
+    told = run(
+        ["unshare", "--mount", "--propagation", "private", "--", sys.executable, "-c", FULL, tmp_path],
+        environment={"PYTHONPATH": str(TREE)},
+        check=False,
+    )
+    assert told.status == HostError.exit_code
+    assert "No space left on device" in told.errors
+    assert "CENTRALINO_CACHE" in told.errors
+    assert "Traceback" not in told.errors
+    assert told.output.strip() == "[]"
+
+
 def test_the_cache_lies_where_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CENTRALINO_CACHE", "/somewhere/cache")
     assert cache_directory() == Path("/somewhere/cache")
