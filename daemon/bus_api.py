@@ -189,7 +189,8 @@ class _Services:
             f"{chosen} {name}",
             caller.shown,
             lambda handle: manager.act(name, chosen, wanted, handle.progress),
-            lane=SERVICES_LANE,
+            # A drain takes minutes; another service need not wait for it.
+            lane=f"{SERVICES_LANE}.{name}",
         )
         return job.identifier
 

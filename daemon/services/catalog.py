@@ -114,7 +114,7 @@ CATALOG: tuple[Service, ...] = (
     Service(
         "nginx",
         order=40,
-        probes=(Probe(ProbeKind.HTTPS_REQUEST, interval_seconds=30.0, limit_seconds=3.0, decisive=3),),
+        probes=(Probe(ProbeKind.HTTPS_REQUEST, interval_seconds=10.0, limit_seconds=3.0, decisive=3),),
     ),
     Service(
         "coturn",

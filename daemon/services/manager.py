@@ -111,7 +111,12 @@ class Supervision:
         return logs.read(unit, lines, cursor)
 
     def drain(self, seconds: int, progress: Progress) -> None:
-        """Stop what carries calls, gracefully within the limit; before a reboot or poweroff."""
+        """Stop what carries calls, gracefully within the limit; before a reboot or poweroff.
+
+        Without a limit nothing is done: the end of the box itself ends the calls.
+        """
+        if seconds <= 0:
+            return
         for service in reversed(self._catalog):
             if service.drains:
                 self._operations.stop_before_box(service.name, seconds, progress)
