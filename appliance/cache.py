@@ -27,6 +27,10 @@ from appliance.errors import HostError
 
 JsonValue = None | bool | int | float | str | Sequence["JsonValue"] | Mapping[str, "JsonValue"]
 KEPT_LOGS = 50
+# Of each kind of large entry (root trees) this many stay; older ones go when unused for an hour.
+KEPT_LARGE = 4
+LARGE_BYTES = 256 << 20
+UNUSED_SECONDS = 3600.0
 
 
 def cache_directory() -> Path:
@@ -183,10 +187,30 @@ class Cache:
         stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
         return directory / f"{stamp}-{purpose}-{os.getpid()}.log"
 
+    def prune(self, stage: str) -> list[Path]:
+        """Remove old large entries of a stage, so that a day of rebuilding does not fill the disk.
+
+        What was used within the last hour or is mounted somewhere (a lab's node) stays.
+        """
+        entries = [path for path in (self.directory / "stages" / stage).glob("[!.]*") if _is_large(path)]
+        entries.sort(key=lambda path: _modified(path / "stage.json"), reverse=True)
+        before = time.time() - UNUSED_SECONDS
+        old = [path for path in entries[KEPT_LARGE:] if _modified(path / "stage.json") < before]
+        return self._remove_unused(stage, old)
+
+    def _remove_unused(self, stage: str, entries: Sequence[Path]) -> list[Path]:
+        removed = []
+        for entry in entries:
+            with self.locked(f"{stage}-{entry.name}"):
+                if not is_mounted_somewhere(entry):
+                    remove_tree(entry)
+                    removed.append(entry)
+        return removed
+
     def clean(self, *, keep_newest: int = 0, downloads: bool = False) -> list[Path]:
         """Remove entries (all but the `keep_newest` last used of each stage), abandoned halves, downloads.
 
-        Returns what was removed. Entries being made by a living process stay.
+        Returns what was removed. Entries being made by a living process, and trees that are mounted, stay.
         """
         removed: list[Path] = []
         for stage in sorted((self.directory / "stages").glob("*")):
@@ -194,10 +218,7 @@ class Cache:
             entries = sorted(
                 stage.glob("[!.]*"), key=lambda path: _modified(path / "stage.json"), reverse=True
             )
-            for entry in entries[keep_newest:]:
-                with self.locked(f"{stage.name}-{entry.name}"):
-                    remove_tree(entry)
-                removed.append(entry)
+            removed += self._remove_unused(stage.name, entries[keep_newest:])
         if downloads:
             for name in ("packages", "pip"):
                 if (self.directory / name).exists():
@@ -222,6 +243,26 @@ def _modified(path: Path) -> float:
         return path.stat().st_mtime
     except OSError:
         return 0.0
+
+
+def _is_large(entry: Path) -> bool:
+    try:
+        return int(json.loads((entry / "stage.json").read_text())["bytes"]) > LARGE_BYTES
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def is_mounted_somewhere(directory: Path) -> bool:
+    """Whether any process sees a mount of or over this directory: an overlay's lower layer counts."""
+    seen = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            namespace = (process / "ns/mnt").readlink()
+            if namespace not in seen:
+                seen.add(namespace)
+                if str(directory) in (process / "mountinfo").read_text():
+                    return True
+    return False
 
 
 def disk_usage(directory: Path) -> int:

@@ -92,6 +92,7 @@ class BuildContext:
             stage.action(output, self)
             entry = self.cache.keep(stage.name, stage.key, output, stage.inputs, time.monotonic() - started)
         self.made.append((stage.name, True, round(entry.seconds, 3)))
+        self.cache.prune(stage.name)
         return entry
 
 

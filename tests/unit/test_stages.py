@@ -264,6 +264,51 @@ def test_clean_keeps_the_newest(tmp_path: Path) -> None:
     assert (entry.output / "file").exists()
 
 
+def test_old_large_entries_go_by_themselves_but_not_what_was_used_lately(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("appliance.cache.LARGE_BYTES", 1)
+    monkeypatch.setattr("appliance.cache.KEPT_LARGE", 1)
+    cache = Cache(tmp_path)
+
+    def made(number: int) -> Path:
+        with build_context("test", epoch=0, cache=cache, progress=Progress(silent=True)) as context:
+            return context.build(Stage("tree", "make it", number, write_file)).output.parent
+
+    old, recent = made(0), made(1)
+    os.utime(old / "stage.json", (0, 0))
+    newest = made(2)
+    assert [path.exists() for path in (old, recent, newest)] == [False, True, True]
+
+
+def test_a_tree_that_a_node_runs_on_is_not_removed(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("mounting needs root")
+    cache = Cache(tmp_path / "cache")
+    with build_context("test", epoch=0, cache=cache, progress=Progress(silent=True)) as context:
+        tree = context.build(Stage("tree", "make it", 1, write_file)).output
+    for name in ("upper", "work", "merged"):
+        (tmp_path / name).mkdir()
+    options = f"lowerdir={tree},upperdir={tmp_path / 'upper'},workdir={tmp_path / 'work'}"
+    script = (
+        "import subprocess, sys;"
+        "subprocess.run(['mount', '-t', 'overlay', '-o', sys.argv[1], 'overlay', sys.argv[2]], check=True);"
+        "print('mounted', flush=True); sys.stdin.read()"
+    )
+    node = subprocess.Popen(
+        [
+            *("unshare", "--mount", "--propagation", "private", "--"),
+            *(sys.executable, "-c", script, options, tmp_path / "merged"),
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert node.stdout is not None and node.stdout.readline() == b"mounted\n"
+    assert cache.clean() == []
+    node.communicate(timeout=WAIT_SECONDS)
+    assert cache.clean() == [tree.parent]
+
+
 def test_a_mounted_tree_is_not_removed(tmp_path: Path) -> None:
     """Removing through a mount would reach the host's own files."""
     if os.geteuid() != 0:
