@@ -202,9 +202,13 @@ class SystemdUnits:
 
     def _reloaded(self, *arguments: object) -> None:
         body = arguments[-1]
-        if isinstance(body, GLib.Variant) and body.unpack() == (False,):
+        if not isinstance(body, GLib.Variant) or body.unpack() != (False,):
+            return
+        try:
             for name in self._units:
                 self._read(name)
+        except UnavailableError as error:
+            log.warning("the units could not be read after a reload, they will be compared soon: %s", error)
 
     def _compare(self, connection: object) -> bool:
         """Read again whatever differs from systemd's own list; ends with its connection."""
