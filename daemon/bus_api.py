@@ -56,6 +56,7 @@ def handlers(core: Core) -> dict[str, Handler]:
         "Settings1.Propose": settings.propose,
         "Settings1.Apply": settings.apply,
         "Settings1.Confirm": settings.confirm,
+        "Settings1.Return": settings.return_now,
         "Settings1.History": settings.history,
         "Settings1.Diff": settings.diff,
         "Settings1.Revision": settings.revision,
@@ -148,6 +149,10 @@ class _Settings:
     @writes(dict)
     def confirm(self, _caller: Caller) -> str:
         return _text({"revision": self._core.engine.confirm()})
+
+    @writes(dict)
+    def return_now(self, caller: Caller) -> str:
+        return _text({"left": self._core.engine.return_now(f"was taken back by {caller.shown}")})
 
     @reads
     def history(self, _caller: Caller, limit: int) -> str:

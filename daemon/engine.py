@@ -28,7 +28,7 @@ from daemon.proposal import Applied, Proposal, Report
 from daemon.settings import Settings, dump, parse, sections
 from daemon.settings.revisions import Head, Intent, Phase, Revision, RevisionState, RevisionStore
 from daemon.settings.text import difference
-from daemon.subsystem import Change, JsonObject, State, Subsystem
+from daemon.subsystem import Change, Guard, JsonObject, State, Subsystem
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +39,10 @@ LATE_SECONDS = 5
 
 def no_progress(_fraction: float | None, _message: str) -> None:
     """For callers that do not watch."""
+
+
+class _ReturnedError(CentralinoError):
+    """The box has returned already; there is nothing left to undo."""
 
 
 class Engine:
@@ -65,6 +69,7 @@ class Engine:
         self._report = Report()
         self._settings = store.settings(store.head.current)
         self._by_name = {subsystem.name: subsystem for subsystem in self.subsystems}
+        self._guards = [subsystem for subsystem in self.subsystems if isinstance(subsystem, Guard)]
         for number, trouble in enumerate(store.troubles):
             self._report.set(f"store.{number}", trouble)
 
@@ -198,6 +203,19 @@ class Engine:
             self._stop_timer()
             return intent.revision
 
+    def return_now(self, reason: str) -> int:
+        """Go back at once instead of at the deadline; returns the number of the revision that is left.
+
+        `reason` goes on from "revision 7 ...". Raises NotFoundError if no change waits for confirm.
+        """
+        with self._lock:
+            intent = self._store.head.intent
+            if intent is None or intent.phase is not Phase.UNCONFIRMED:
+                raise NotFoundError("no change waits for confirm", "see the history")
+            if not self._return(intent, reason):
+                raise ApplyFailedError("not all could be put back", "see `centralino status`")
+            return intent.revision
+
     def expire(self) -> None:
         """Return to the old revision if the one that waits is past its deadline; called by the timer."""
         with self._lock:
@@ -319,6 +337,8 @@ class Engine:
             raise
         old, new = self._settings, proposal.settings
         try:
+            if confirm_seconds:
+                self._guard(lambda guard: guard.trial_begins(proposal.changes, old, confirm_seconds))
             self._run(proposal.changes, progress)
             if confirm_seconds:
                 deadline = self._clock.seconds() + confirm_seconds
@@ -330,13 +350,36 @@ class Engine:
                 self._move(Head(current, intent, True, self._program))
                 self._start_timer(confirm_seconds)
                 self._on_change()
+                progress(None, "checking that the box is still reached")
+                self._return_if_troubled(intent, new)
                 return Applied(revision.revision, confirm_by, proposal)
             self._settings = new
             self._keep(revision.revision)
+        except _ReturnedError as error:
+            raise ApplyFailedError(str(error), error.remedy) from None
         except Exception as error:
             self._settings = old
             self._undo(proposal.changes, old, new, revision.revision, error)
         return Applied(revision.revision, None, proposal)
+
+    def _return_if_troubled(self, intent: Intent, new: Settings) -> None:
+        """Do not wait for the deadline when the box itself sees that it is cut off."""
+        troubles: list[str] = []
+        self._guard(lambda guard: troubles.append(guard.trial_trouble(new) or ""))
+        if trouble := "; ".join(filter(None, troubles)):
+            if self._return(intent, f"was not kept: {trouble}"):
+                raise _ReturnedError(f"the old state was put back: {trouble}", "correct the settings")
+            raise _ReturnedError(
+                f"{trouble}, and the old state could not be put back", "see `centralino status`"
+            )
+
+    def _guard(self, do: Callable[[Guard], object]) -> None:
+        # What watches over a change must not be what breaks it.
+        for guard in self._guards:
+            try:
+                do(guard)
+            except Exception:
+                log.exception("a check of the change on trial failed")
 
     def _run(self, changes: Sequence[Change], progress: Progress) -> None:
         for number, change in enumerate(changes):
@@ -386,8 +429,11 @@ class Engine:
                     failures.append(f"{name} could not be put back: {second}")
         return "; ".join(failures)
 
-    def _return(self, intent: Intent, reason: str, state: RevisionState = RevisionState.ROLLED_BACK) -> None:
-        """Go back to the revision in force; the box is not trusted to match what the journal says."""
+    def _return(self, intent: Intent, reason: str, state: RevisionState = RevisionState.ROLLED_BACK) -> bool:
+        """Go back to the revision in force; the box is not trusted to match what the journal says.
+
+        False if something could not be put back; that is a reason then, and `retry` tries again.
+        """
         self._stop_timer()
         log.warning(
             "revision %d %s, the box returns to revision %d",
@@ -411,6 +457,7 @@ class Engine:
             self._report.clear("match")
             self._end_without(intent.revision, state, reason)
         self._on_change()
+        return not failed
 
     def _match(self) -> None:
         """Make the box match the revision in force, from whatever it is now."""
@@ -451,6 +498,8 @@ class Engine:
 
     def _move(self, head: Head) -> None:
         self._store.move_head(head)
+        if head.intent is None:
+            self._guard(lambda guard: guard.trial_ends())
 
     def _note_state(self, revision: int, state: RevisionState, reason: str = "") -> None:
         """For the history alone; what is in force is in the head, and the next start repairs this."""

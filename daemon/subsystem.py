@@ -98,3 +98,24 @@ class Subsystem(Protocol):
     def observe(self) -> State:
         """What is true now; must return within a second and never raise."""
         ...
+
+
+@runtime_checkable
+class Guard(Protocol):
+    """A subsystem that also watches over a change which waits for confirm (all three are optional as one).
+
+    The engine calls them in the order begins, trouble, ends, whatever subsystems the change belongs to; one
+    that raises is logged and ignored.
+    """
+
+    def trial_begins(self, changes: Sequence[Change], old: Settings, seconds: int) -> None:
+        """A change is about to be carried out and will wait `seconds` for confirm: remember what was true."""
+        ...
+
+    def trial_trouble(self, new: Settings) -> str | None:
+        """The change is carried out: a sentence why the box must return at once, or None. Takes seconds."""
+        ...
+
+    def trial_ends(self) -> None:
+        """No change waits any more: it was kept, or the box has returned. Called more often than needed."""
+        ...

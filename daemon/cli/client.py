@@ -37,6 +37,8 @@ SYSTEM = "System1"
 JOBS = "Jobs1"
 
 CALL_LIMIT_SECONDS = 10.0
+# To return is to apply the old settings, and to wait for what restarts by it.
+RETURN_LIMIT_SECONDS = 120.0
 JOB_POLL_SECONDS = 2.0
 FINISHED = frozenset({"done", "failed", "cancelled"})
 
@@ -184,9 +186,11 @@ class Client:
             raise UnavailableError(f"the daemon's answer to {method} is no JSON: {error}") from error
         return value
 
-    def read_object(self, interface: str, method: str, *arguments: str | int) -> JsonObject:
+    def read_object(
+        self, interface: str, method: str, *arguments: str | int, limit_seconds: float = CALL_LIMIT_SECONDS
+    ) -> JsonObject:
         """Like `read`, for methods that answer a JSON object."""
-        return as_object(self.read(interface, method, *arguments))
+        return as_object(self.read(interface, method, *arguments, limit_seconds=limit_seconds))
 
     def read_list(self, interface: str, method: str, *arguments: str | int) -> list[JsonObject]:
         """Like `read`, for methods that answer a list of JSON objects."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from daemon.cli.client import SETTINGS, Client
+from daemon.cli.client import RETURN_LIMIT_SECONDS, SETTINGS, Client
 from daemon.cli.completion import complete_paths
 from daemon.cli.json_types import JsonObject, JsonValue, as_object, text_of, whole_of
 from daemon.cli.plans import change_settings, current
@@ -325,6 +325,24 @@ def confirm(session: Session, write: Write) -> None:
         emit_json({"confirmed": True, "result": answer})
     else:
         line("Confirmed.", style="green")
+
+
+@config.command("return")
+@writes
+def return_command(session: Session, write: Write) -> None:
+    """Take back the change that waits for confirmation, now instead of at its deadline."""
+    if write.dry_run:
+        pending = as_object(session.client.read_object("System1", "Status").get("pending"))
+        if write.json:
+            emit_json({"dry_run": True, "pending": pending or None})
+        else:
+            line(pending_sentence(pending) if pending else "Nothing waits for confirmation.")
+        return
+    answer = session.client.read_object(SETTINGS, "Return", limit_seconds=RETURN_LIMIT_SECONDS)
+    if write.json:
+        emit_json({"returned": True, **answer})
+    else:
+        line(f"Revision {text_of(answer, 'left')} is taken back; the settings before it are in force.")
 
 
 @config.command("export")

@@ -18,7 +18,7 @@ from typing import TypeVar
 
 import click
 
-from daemon.cli.client import SETTINGS, SYSTEM
+from daemon.cli.client import RETURN_LIMIT_SECONDS, SETTINGS, SYSTEM
 from daemon.cli.console_address import (
     Answers,
     InterfaceAddress,
@@ -322,7 +322,10 @@ class Menu:
                 self._pause()
                 return
             if answer.lower() in ("n", "no"):
-                break
+                self._session.client.call(SETTINGS, "Return", limit_seconds=RETURN_LIMIT_SECONDS)
+                self._terminal.write("Taken back: the old settings are in force again.")
+                self._pause()
+                return
         self._terminal.write("Not confirmed: the old settings return by themselves.")
         self._pause()
 

@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from daemon.cli.client import SETTINGS, Client, problems_of
+from daemon.cli.client import RETURN_LIMIT_SECONDS, SETTINGS, Client, problems_of
 from daemon.cli.json_types import JsonObject, as_object, objects_of, text_of, texts_of, whole_of
 from daemon.cli.progress import follow
 from daemon.cli.render import diff, emit_json, line, seconds
@@ -136,7 +136,8 @@ def _confirm(client: Client, result: JsonObject, write: Write) -> None:
         client.call(SETTINGS, "Confirm")
         line("Confirmed.", style="green")
     else:
-        line("Left unconfirmed.")
+        client.call(SETTINGS, "Return", limit_seconds=RETURN_LIMIT_SECONDS)
+        line("Taken back: the old settings are in force again.")
 
 
 def _seconds_until(moment: str) -> float | None:
