@@ -54,8 +54,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Entry point. Exit codes are those of daemon.errors; 0 after SIGTERM."""
     options = _options(sys.argv[1:] if arguments is None else arguments)
     if options is None:
-        sys.stderr.write(USAGE)
-        return 2
+        asked = "--help" in sys.argv[1:]
+        (sys.stdout if asked else sys.stderr).write(USAGE)
+        return 0 if asked else 2
     start_logging(logging.DEBUG if options.debug else logging.INFO)
     try:
         daemon = Daemon(Places(options.root.absolute()), options.bus)
