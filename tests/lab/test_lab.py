@@ -20,9 +20,10 @@ from appliance.lab_host import CGROUP_TOP, LabError, LabTimeoutError, hierarchie
 
 pytestmark = pytest.mark.lab
 
+# The port lies in the range that the appliance opens for media.
 SOCKET = "import socket, time; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
-HEAR = SOCKET + "s.bind(('', 5999)); s.settimeout(8); print(s.recv(99).decode())"
-SAY = SOCKET + "for _ in range(20): s.sendto(b'heard', ('%s', 5999)); time.sleep(0.05)"
+HEAR = SOCKET + "s.bind(('', 15999)); s.settimeout(8); print(s.recv(99).decode())"
+SAY = SOCKET + "for _ in range(20): s.sendto(b'heard', ('%s', 15999)); time.sleep(0.05)"
 
 
 def reaches(source: Node, target: Node, segment: str = "lan") -> bool:
@@ -35,7 +36,7 @@ def hears(listener: Node, speaker: Node) -> bool:
     with ThreadPoolExecutor(1) as pool:
         heard = pool.submit(lambda: listener.run(["python3", "-c", HEAR], check=False))
         wait_for(
-            lambda: ":176F " in listener.run(["cat", "/proc/net/udp"]).output,
+            lambda: ":3E7F " in listener.run(["cat", "/proc/net/udp"]).output,
             5,
             "the listener binding its socket",
         )
