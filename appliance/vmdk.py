@@ -159,7 +159,7 @@ def write_stream_vmdk(raw: Path, output: Path, hardware: DiskHardware | None = N
 
 
 def read_stream_vmdk(path: Path) -> Iterator[tuple[int, bytes]]:
-    """(offset in bytes, content) of each grain, checking all of the file on the way.
+    """(offset in bytes, content) of each grain, checking header, footer, tables and grains on the way.
 
     Raises VerificationError naming the part that is damaged and its offset in the file.
     """
@@ -171,13 +171,13 @@ def read_stream_vmdk(path: Path) -> Iterator[tuple[int, bytes]]:
         if stream.read(SECTOR) != bytes(SECTOR):
             raise VerificationError(f"{name}: the end-of-stream marker is damaged; the file may be cut short")
         capacity, directory_at = _check_header(name, header, footer)
-        stream.seek(directory_at * SECTOR)
+        _seek(name, stream, directory_at, "grain directory")
         count = -(-capacity // (GRAIN_SECTORS * TABLE_ENTRIES))
         directory = struct.unpack(f"<{count}I", _read(name, stream, count * 4, "grain directory"))
         for number, table_at in enumerate(directory):
             if not table_at:
                 continue
-            stream.seek(table_at * SECTOR)
+            _seek(name, stream, table_at, f"grain table {number}")
             table = struct.unpack(
                 f"<{TABLE_ENTRIES}I", _read(name, stream, TABLE_BYTES, f"grain table {number}")
             )
@@ -193,6 +193,12 @@ def capacity_of(path: Path) -> int:
         header = stream.read(SECTOR)
         stream.seek(-2 * SECTOR, os.SEEK_END)
         return _check_header(path.name, header, stream.read(SECTOR))[0] * SECTOR
+
+
+def _seek(name: str, stream: BinaryIO, sector: int, what: str) -> None:
+    if sector * SECTOR >= os.fstat(stream.fileno()).st_size:
+        raise VerificationError(f"{name}: the place of the {what} is damaged, it lies after the file's end")
+    stream.seek(sector * SECTOR)
 
 
 def _read(name: str, stream: BinaryIO, length: int, what: str) -> bytes:
@@ -216,7 +222,7 @@ def _check_header(name: str, header: bytes, footer: bytes) -> tuple[int, int]:
 
 
 def _read_grain(name: str, stream: BinaryIO, grain: int, at: int) -> bytes:
-    stream.seek(at * SECTOR)
+    _seek(name, stream, at, f"grain {grain}")
     sector, length = _GRAIN.unpack(_read(name, stream, _GRAIN.size, f"marker of grain {grain}"))
     if sector != grain * GRAIN_SECTORS or length > 2 * GRAIN_BYTES:
         raise VerificationError(f"{name}: the marker of grain {grain} at byte {at * SECTOR} is damaged")

@@ -56,7 +56,8 @@ def detail(status: str, **more: str) -> dict[str, object]:
 
 def test_every_call_in_order(document: dict[str, object]) -> None:
     ec2, stubber = client()
-    uploads, pauses = Uploads(), []
+    uploads = Uploads()
+    pauses: list[float] = []
     stubber.add_response("import_snapshot", {"ImportTaskId": "import-1"}, import_parameters(document, BUCKET))
     ask = {"ImportTaskIds": ["import-1"]}
     stubber.add_response("describe_import_snapshot_tasks", detail("active", Progress="40"), ask)

@@ -185,3 +185,13 @@ def test_vhdx_reserves_bitmap_entries_on_large_disks(tmp_path: Path) -> None:
         subprocess.run(
             ["qemu-img", "compare", "-f", "raw", "-F", "vhdx", large, tmp_path / "disk"], check=True
         )
+
+
+def test_a_vmdk_whose_directory_lies_nowhere_is_named(raw: Path, tmp_path: Path) -> None:
+    write_stream_vmdk(raw, tmp_path / "disk")
+    data = bytearray((tmp_path / "disk").read_bytes())
+    # The highest bit of the footer's directory offset (bytes 56 to 63).
+    data[len(data) - 1024 + 63] ^= 0x80
+    (tmp_path / "disk").write_bytes(data)
+    with pytest.raises(VerificationError, match="the grain directory is damaged"):
+        check("vmdk", tmp_path / "disk")

@@ -103,7 +103,7 @@ def test_text_is_escaped() -> None:
 
 
 def test_secure_boot_only_with_efi() -> None:
-    def option(machine: Machine) -> str | None:
+    def option(machine: Machine) -> object:
         found = [
             each.get("{http://www.vmware.com/schema/ovf}value")
             for each in tree(OvfVersion.V2, machine).iter("{*}Config")
