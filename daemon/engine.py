@@ -237,6 +237,7 @@ class Engine:
             head = self._store.head
             intent = head.intent
             if intent is None:
+                self._guard(lambda guard: guard.trial_ends())
                 if not head.matched or head.program != self._program:
                     self._match()
             elif intent.phase is Phase.UNCONFIRMED and intent.boot == self._clock.boot() != "":

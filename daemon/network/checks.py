@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from daemon.errors import Problem
 from daemon.network.truth import Link
+from daemon.settings import Settings
 from daemon.settings.network import AddressMethod, NetworkSection
 
 SMALLEST_IPV6_MTU = 1280
@@ -19,6 +20,59 @@ def check(network: NetworkSection, links: Mapping[str, Link]) -> list[Problem]:
         for source in (_missing, _ports, _routes, _overlaps, _sizes)
         for problem in source(network, links)
     ]
+
+
+def check_pair(settings: Settings) -> list[Problem]:
+    """What would cut an active pair in two, or leave a shared address without a home (S-FT-04)."""
+    pair, network = settings.fault_tolerance, settings.network
+    if not pair.enabled:
+        return []
+    problems: list[Problem] = []
+    for number, shared in enumerate(pair.shared_addresses):
+        interface = network.interfaces.get(shared.interface)
+        if interface is None:
+            continue
+        path = f"network.interfaces.{shared.interface}"
+        used = f"{shared.address.ip} (fault_tolerance.shared_addresses.{number})"
+        family = [address for address in interface.addresses if address.version == shared.address.version]
+        if not interface.enabled:
+            problems.append(
+                Problem(f"{path}.enabled", f"carries the shared address {used}", "move that address first")
+            )
+        elif family and not any(shared.address.ip in address.network for address in family):
+            problems.append(
+                Problem(
+                    f"{path}.addresses",
+                    f"the shared address {used} is outside every subnet of {shared.interface}",
+                    "keep an address in its subnet, or change the shared address in the same change",
+                )
+            )
+    own = {
+        address.ip
+        for interface in network.interfaces.values()
+        if interface.enabled
+        for address in interface.addresses
+    }
+    static = network.interfaces and all(
+        interface.ipv4 is not AddressMethod.DHCP for interface in network.interfaces.values()
+    )
+    if pair.management_address is not None and static and pair.management_address not in own:
+        problems.append(
+            Problem(
+                "fault_tolerance.management_address",
+                f"{pair.management_address} is no address of this node any more, which cuts the pair",
+                "change it in the same change, on both nodes, or disable fault_tolerance first",
+            )
+        )
+    if pair.peer_address is not None and pair.peer_address in own:
+        problems.append(
+            Problem(
+                "fault_tolerance.peer_address",
+                f"{pair.peer_address} would be this node's own address",
+                "give this node another address than its peer",
+            )
+        )
+    return problems
 
 
 def _virtual(network: NetworkSection) -> set[str]:

@@ -9,6 +9,7 @@ Source: https://networkmanager.dev/docs/api/1.40/spec.html
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
@@ -25,9 +26,11 @@ NOTHING = "/"
 
 CALL_LIMIT_SECONDS = 10.0
 ACTIVATION_LIMIT_SECONDS = 45.0
-POLL_SECONDS = 0.1
+POLL_SECONDS = 0.02
 
 REAPPLY_PRESERVE_EXTERNAL = 1
+# Of CheckpointCreate: what came to be since goes away again, and other people's checkpoints are left alone.
+CHECKPOINT_FLAGS = 2 | 4 | 8
 RELOAD_CONFIGURATION = 1
 RELOAD_RESOLVER = 2
 
@@ -123,6 +126,22 @@ class Manager:
             raise ApplyFailedError(
                 f"{interface} could not be taken down: {error.message}", "see: journalctl -u NetworkManager"
             ) from None
+
+    def create_checkpoint(self, seconds: int) -> str:
+        """Have NetworkManager return by itself after `seconds`, unless the checkpoint is destroyed before.
+
+        Returns its object path. Raises UnavailableError.
+        """
+        try:
+            answer = self._call(ROOT, BUS_NAME, "CheckpointCreate", "(aouu)", ([], seconds, CHECKPOINT_FLAGS))
+        except _RefusedError as error:
+            raise UnavailableError(f"NetworkManager makes no checkpoint: {error.message}") from None
+        return str(answer[0])
+
+    def destroy_checkpoint(self, path: str) -> None:
+        """Keep what is; one that is gone already is fine. Raises UnavailableError."""
+        with suppress(_RefusedError):
+            self._call(ROOT, BUS_NAME, "CheckpointDestroy", "(o)", (path,))
 
     def _reapply(self, device: str) -> bool:
         """False when the change is of a kind that only a new activation can bring about."""

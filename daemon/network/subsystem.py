@@ -11,9 +11,11 @@ from pathlib import Path
 from daemon.errors import ApplyFailedError, CentralinoError, Problem, StorageError
 from daemon.files import FileChange, apply_file_change, ensure_directory, read_text
 from daemon.network import keyfile
-from daemon.network.checks import check
+from daemon.network.checks import check, check_pair
+from daemon.network.conflicts import Conflicts
 from daemon.network.manager import Manager
 from daemon.network.names_and_time import SOURCES_FILE, hosts_text, sources_text
+from daemon.network.trial import Trial
 from daemon.network.truth import LIMIT_SECONDS, OBSERVE_LIMIT_SECONDS, Link, Truth, look
 from daemon.places import Places
 from daemon.platform import platform
@@ -28,7 +30,7 @@ HOSTS_FILE = Path("/etc/hosts")
 CHRONY_LIMIT_SECONDS = 10.0
 ADDRESS_LIMIT_SECONDS = 5.0
 SETTLE_SECONDS = 1.0
-POLL_SECONDS = 0.1
+POLL_SECONDS = 0.02
 
 log = logging.getLogger(__name__)
 
@@ -45,16 +47,27 @@ class Network:
         *,
         manager: Manager | None = None,
         look: Callable[[float], Truth] = look,
+        peer_trouble: Callable[[], str | None] = lambda: None,
     ) -> None:
+        """`peer_trouble` says why the peer of a pair is not seen, None if it is or if there is no pair."""
         self._places = places or Places()
         self._manager = manager or Manager()
         self._look = look
         self._connections = self._places.on_box(CONNECTIONS)
         self._dns_file = self._places.on_box(CONFIGURATION / keyfile.GLOBAL_DNS_FILE)
+        self._trial = Trial(self._manager, self._look, self._places.run, peer_trouble)
+        self._on_trial = False
+        self._conflicts = Conflicts()
 
     def verify(self, settings: Settings, facts: Mapping[str, object]) -> Sequence[Problem]:
-        """Interfaces that do not exist, next hops out of reach, subnets that overlap foreign ones."""
-        problems = check(settings.network, self._look(LIMIT_SECONDS).links) if self._places.is_live else []
+        """Interfaces that do not exist, next hops out of reach, subnets that overlap foreign ones, addresses
+        that another machine has, changes that would cut a pair in two."""
+        problems = check_pair(settings)
+        if self._places.is_live:
+            links = self._look(LIMIT_SECONDS).links
+            problems += check(settings.network, links)
+            if not any(problem.fatal for problem in problems):
+                problems += self._conflicts.find(settings, links)
         if sources_text(settings.network.ntp) is not None and self._time_sources() is None:
             problems.append(
                 Problem("network.ntp", "this box does not say where its time servers are kept", "see: status")
@@ -126,6 +139,21 @@ class Network:
                 continue
             drift += [f"{name} lacks the address {address}" for address in _lacking(text, link)]
         return State(not reasons and not drift, tuple(reasons), tuple(drift), truth.as_json())
+
+    def trial_begins(self, changes: Sequence[Change], old: Settings, seconds: int) -> None:
+        """See daemon.subsystem.Guard; of interest only when the network changes."""
+        self._on_trial = any(change.subsystem == self.name and change.risky for change in changes)
+        if self._on_trial and self._places.is_live:
+            self._trial.begin(old, seconds)
+
+    def trial_trouble(self, new: Settings) -> str | None:
+        """Why the box must return at once."""
+        return self._trial.trouble(new) if self._on_trial and self._places.is_live else None
+
+    def trial_ends(self) -> None:
+        """Kept, or returned."""
+        if self._places.is_live:
+            self._trial.end()
 
     def _profiles(self) -> dict[str, str]:
         """Interface name to the text of our profile, as they are on the disk."""

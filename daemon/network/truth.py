@@ -1,19 +1,14 @@
-"""What the kernel has: links and addresses from `ip -json`, default routes from /proc/net.
-
-pyroute2 would cost the resident process several megabytes for a few reads a minute; it is used where events
-must be followed.
-"""
+"""What the kernel has: links and addresses over netlink, default routes from /proc/net."""
 
 from __future__ import annotations
 
 import ipaddress
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from daemon.run import run
+from daemon.network import netlink
 
 LIMIT_SECONDS = 5.0
 OBSERVE_LIMIT_SECONDS = 0.9
@@ -37,6 +32,7 @@ class Link:
     carrier: bool = False
     kind: str = ""
     addresses: tuple[InterfaceAddress, ...] = ()
+    index: int = 0
 
     def as_json(self) -> dict[str, object]:
         """Keys `name`, `hardware_address`, `mtu`, `up`, `carrier`, `kind`, `addresses`."""
@@ -69,10 +65,10 @@ class Truth:
 
 
 def look(limit_seconds: float = LIMIT_SECONDS) -> Truth:
-    """The state now. Raises CommandFailedError when `ip` does not answer within `limit_seconds`."""
-    addresses = run(["ip", "-json", "-details", "address", "show"], limit_seconds=limit_seconds).output
+    """The state now. Raises CommandFailedError when the kernel does not answer within `limit_seconds`."""
+    rows = netlink.links(limit_seconds)
     gateways = (*parse_routes4(_text(ROUTES4_FILE)), *parse_routes6(_text(ROUTES6_FILE)))
-    return Truth(parse_links(addresses), gateways, read_name_servers())
+    return Truth(links_from(rows, netlink.addresses(limit_seconds)), gateways, read_name_servers())
 
 
 def _text(file: Path) -> str:
@@ -83,32 +79,32 @@ def _text(file: Path) -> str:
         return ""
 
 
-def parse_links(text: str) -> dict[str, Link]:
-    """The output of `ip -json -details address show`."""
-    links: dict[str, Link] = {}
-    for entry in json.loads(text or "[]"):
-        if entry.get("link_type") == "loopback" or not entry.get("ifname"):
+def links_from(rows: Sequence[netlink.LinkRow], addresses: Sequence[netlink.AddressRow]) -> dict[str, Link]:
+    """Links by name with their addresses; loopback left out.
+
+    Of an address that another machine has (RFC 4862 section 5.4.5) the kernel makes no use, nor do we.
+    """
+    found: dict[str, Link] = {}
+    for row in rows:
+        if row.hardware_type == netlink.LOOPBACK or not row.name:
             continue
-        flags = entry.get("flags", [])
-        links[entry["ifname"]] = Link(
-            name=entry["ifname"],
-            hardware_address=entry.get("address", ""),
-            mtu=entry.get("mtu", 0),
-            up=entry.get("operstate") == "UP" or (entry.get("operstate") == "UNKNOWN" and "UP" in flags),
-            carrier="LOWER_UP" in flags,
-            kind=entry.get("linkinfo", {}).get("info_kind", ""),
-            addresses=tuple(_addresses(entry.get("addr_info", []))),
+        flagged_up = bool(row.flags & netlink.IFF_UP)
+        found[row.name] = Link(
+            name=row.name,
+            hardware_address=row.hardware_address,
+            mtu=row.mtu,
+            up=row.operational == netlink.OPERATIONAL_UP
+            or (row.operational == netlink.OPERATIONAL_UNKNOWN and flagged_up),
+            carrier=bool(row.flags & netlink.IFF_LOWER_UP),
+            kind=row.kind,
+            addresses=tuple(
+                ipaddress.ip_interface((address.address, address.prefix_length))
+                for address in addresses
+                if address.index == row.index and not address.duplicate
+            ),
+            index=row.index,
         )
-    return links
-
-
-def _addresses(entries: Sequence[Mapping[str, object]]) -> list[InterfaceAddress]:
-    return [
-        ipaddress.ip_interface(f"{entry['local']}/{entry['prefixlen']}")
-        for entry in entries
-        # Of an address that another machine has (RFC 4862 section 5.4.5) the kernel makes no use.
-        if entry.get("family") in ("inet", "inet6") and "local" in entry and not entry.get("dadfailed")
-    ]
+    return found
 
 
 def parse_routes4(text: str) -> list[str]:

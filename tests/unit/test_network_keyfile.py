@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from ipaddress import ip_address
 from pathlib import Path
 
 from hypothesis import given
@@ -14,8 +15,26 @@ from hypothesis import strategies as st
 
 from daemon.network import Network, keyfile
 from daemon.network.names_and_time import hosts_text, sources_text
-from daemon.network.truth import Link, Truth, parse_links, parse_routes4, parse_routes6, read_name_servers
+from daemon.network.netlink import (
+    IFF_LOWER_UP,
+    IFF_UP,
+    LOOPBACK,
+    OPERATIONAL_UP,
+    AddressRow,
+    LinkRow,
+    route_to,
+)
+from daemon.network.truth import (
+    Link,
+    Truth,
+    links_from,
+    look,
+    parse_routes4,
+    parse_routes6,
+    read_name_servers,
+)
 from daemon.places import Places
+from daemon.run import run
 from daemon.settings import Settings
 from daemon.settings.network import NetworkSection
 from daemon.subsystem import Subsystem
@@ -167,28 +186,17 @@ def test_parents_come_before_what_stands_on_them(tmp_path: Path) -> None:
 
 # --- reading the kernel -------------------------------------------------------------------------------------
 
-ADDRESSES = json.dumps(
-    [
-        {"ifname": "lo", "link_type": "loopback", "flags": ["UP"]},
-        {
-            "ifname": "eth0",
-            "link_type": "ether",
-            "flags": ["UP", "LOWER_UP"],
-            "operstate": "UP",
-            "mtu": 1500,
-            "address": "02:00:00:00:00:01",
-            "linkinfo": {"info_kind": "veth"},
-            "addr_info": [
-                {"family": "inet", "local": "192.0.2.10", "prefixlen": 24},
-                {"family": "inet6", "local": "2001:db8::10", "prefixlen": 64},
-                {"family": "inet6", "local": "2001:db8::bad", "prefixlen": 64, "dadfailed": True},
-                {},
-            ],
-        },
-        {"ifname": "eth1", "link_type": "ether", "flags": [], "operstate": "DOWN", "addr_info": [{}]},
-    ]
-)
-
+ROWS = [
+    LinkRow(1, "lo", LOOPBACK, IFF_UP, "", 65536, 0, ""),
+    LinkRow(2, "eth0", 1, IFF_UP | IFF_LOWER_UP, "02:00:00:00:00:01", 1500, OPERATIONAL_UP, "veth"),
+    LinkRow(3, "eth1", 1, 0, "02:00:00:00:00:02", 1500, 2, ""),
+]
+ADDRESSES = [
+    AddressRow(1, ip_address("127.0.0.1"), 8, False),
+    AddressRow(2, ip_address("192.0.2.10"), 24, False),
+    AddressRow(2, ip_address("2001:db8::10"), 64, False),
+    AddressRow(2, ip_address("2001:db8::bad"), 64, True),
+]
 
 ROUTES4 = """\
 Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT
@@ -205,11 +213,40 @@ ROUTES6 = f"""\
 
 
 def test_links_are_read() -> None:
-    links = parse_links(ADDRESSES)
+    links = links_from(ROWS, ADDRESSES)
     assert list(links) == ["eth0", "eth1"]
     assert [str(address) for address in links["eth0"].addresses] == ["192.0.2.10/24", "2001:db8::10/64"]
     assert links["eth0"].up and links["eth0"].carrier and links["eth0"].kind == "veth"
-    assert not links["eth1"].up and parse_links("") == {}
+    assert not links["eth1"].up and links_from([], []) == {}
+
+
+def test_the_kernel_says_the_same_to_us_and_to_its_own_tool() -> None:
+    told = json.loads(run(["ip", "-json", "-details", "address", "show"]).output)
+    expected = {
+        entry["ifname"]: (
+            entry["mtu"],
+            entry["address"],
+            "LOWER_UP" in entry["flags"],
+            [f"{known['local']}/{known['prefixlen']}" for known in entry["addr_info"] if "local" in known],
+        )
+        for entry in told
+        if entry.get("link_type") != "loopback"
+    }
+    seen = {
+        name: (
+            link.mtu,
+            link.hardware_address,
+            link.carrier,
+            [address.with_prefixlen for address in link.addresses],
+        )
+        for name, link in look().links.items()
+    }
+    assert seen == expected
+
+
+def test_the_way_to_this_machine_itself_is_its_loopback() -> None:
+    way = route_to(ip_address("127.0.0.1"))
+    assert way is not None and (way.index, way.gateway) == (1, None)
 
 
 def test_gateways_and_name_servers_are_read(tmp_path: Path) -> None:
@@ -223,7 +260,7 @@ def test_gateways_and_name_servers_are_read(tmp_path: Path) -> None:
 
 
 def test_truth_is_json() -> None:
-    truth = Truth(parse_links(ADDRESSES), ("192.0.2.1 via eth0",), ("192.0.2.53",))
+    truth = Truth(links_from(ROWS, ADDRESSES), ("192.0.2.1 via eth0",), ("192.0.2.53",))
     assert json.loads(json.dumps(truth.as_json()))["interfaces"][0]["addresses"] == [
         "192.0.2.10/24",
         "2001:db8::10/64",
