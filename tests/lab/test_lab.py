@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.lab import Lab, Node, remove_leftovers
+from appliance.lab import Lab, Loss, Node, remove_leftovers
 from appliance.lab_host import CGROUP_TOP, LabError, LabTimeoutError, hierarchies, wait_for
 
 pytestmark = pytest.mark.lab
@@ -100,6 +100,32 @@ def test_partition_one_way_and_heal(lab: Lab) -> None:
     assert hears(second, first)
 
 
+def test_bad_cable_loses_some_frames_until_healed(lab: Lab) -> None:
+    first, second = lab.add_node(), lab.add_node()
+    lab.power_on_all()
+
+    def answered() -> int:
+        text = first.run(["ping", "-c30", "-i0.05", "-W1", "-q", second.address()], check=False).output
+        return int(text.partition(" packets transmitted, ")[2].split()[0])
+
+    lab.lose_frames("node1", Loss.EXTREME, segments=["lan"])
+    assert 0 < answered() < 28
+    lab.heal()
+    assert answered() == 30
+
+
+def test_names_are_gone_while_the_name_server_is(lab: Lab) -> None:
+    node = lab.add_node()
+    node.power_on()
+    lookup = ["python3", "-c", "import socket; socket.getaddrinfo('node9', None)"]
+    lab.add_node("node9")
+    wait_for(lambda: node.run(lookup, check=False).ok, 10, "the new node's name")
+    lab.stop_names()
+    assert not node.run(lookup, check=False, limit_seconds=60).ok
+    lab.start_names()
+    wait_for(lambda: node.run(lookup, check=False).ok, 10, "the name after the server came back")
+
+
 def test_pulled_cable_takes_the_carrier(lab: Lab) -> None:
     first, second = lab.add_node(), lab.add_node()
     lab.power_on_all()
@@ -145,7 +171,8 @@ def test_frozen_node_is_silent_and_goes_on_afterwards(lab: Lab) -> None:
     assert reaches(first, second)
     before = int(second.run(["cat", "/run/tick"]).output or 0)
     wait_for(lambda: int(second.run(["cat", "/run/tick"]).output or 0) > before, 5, "the ticks going on")
-    second.freeze()
+    second.freeze(silent=False)
+    assert reaches(first, second)  # its kernel still answers
     second.power_off()
     second.power_on()
     assert reaches(first, second)
