@@ -112,14 +112,15 @@ def _items(machine: Machine, version: OvfVersion) -> list[_Item]:
             "ElementName": "Disk controller 0",
             "ResourceSubType": CONTROLLER_TYPES[machine.disk_controller], "ResourceType": SCSI_CONTROLLER,
         }),
-        _item(storage, {
-            "AddressOnParent": 0, "ElementName": "Hard disk 1", "HostResource": "ovf:/disk/disk1",
-            "InstanceID": 4, "Parent": 3, "ResourceType": DISK,
-        }),
+        # DSP8023: network cards before storage.
         _item(ethernet, {
             "AddressOnParent": 7, "AutomaticAllocation": "true", "Connection": "lan",
-            "Description": "Network adapter", "ElementName": "Network adapter 1", "InstanceID": 5,
+            "Description": "Network adapter", "ElementName": "Network adapter 1", "InstanceID": 4,
             "ResourceSubType": ADAPTER_TYPES[machine.network_adapter], "ResourceType": ETHERNET,
+        }),
+        _item(storage, {
+            "AddressOnParent": 0, "ElementName": "Hard disk 1", "HostResource": "ovf:/disk/disk1",
+            "InstanceID": 5, "Parent": 3, "ResourceType": DISK,
         }),
     ]  # fmt: skip
 

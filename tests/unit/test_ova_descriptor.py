@@ -53,7 +53,8 @@ def test_structure(version: OvfVersion) -> None:
     assert names(root) == ENVELOPE
     system = root[3]
     assert names(system) == SYSTEM
-    storage, ethernet = ("Item", "Item") if version is OvfVersion.V1 else ("StorageItem", "EthernetPortItem")
+    # DSP8023 2.0.1, VirtualHardwareSection_Type: items, network cards, storage, then foreign elements.
+    cards, storage = ("Item", "Item") if version is OvfVersion.V1 else ("EthernetPortItem", "StorageItem")
     hardware = system[3]
     assert names(hardware) == [
         "Info",
@@ -61,8 +62,8 @@ def test_structure(version: OvfVersion) -> None:
         "Item",
         "Item",
         "Item",
+        cards,
         storage,
-        ethernet,
         "Config",
         "Config",
         "Config",
