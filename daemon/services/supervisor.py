@@ -217,7 +217,7 @@ class Supervisor:
         if state.run != old_run or state.running != was_running:
             for schedule in watched.schedules.values():
                 schedule.reset(time.monotonic())
-        if outside:
+        if outside and not self._goes_down():
             log.warning("%s was stopped by %s; it stays stopped until it is started", name, OUTSIDER)
             self._record(name, Stop(OUTSIDER, datetime.now(UTC).isoformat(timespec="seconds")))
         coming = state.running or (state.active is ActiveState.ACTIVATING and not state.waits_for_restart)
@@ -266,8 +266,7 @@ class Supervisor:
     def _judge_one(self, name: str, tracker: Tracker) -> None:
         now = time.monotonic()
         decision = self._decide(tracker, now)
-        if decision.action is not Action.NONE and not self._shutting_down and self._units.shutting_down():
-            self._shutting_down = True
+        if decision.action is not Action.NONE and self._goes_down():
             decision = self._decide(tracker, now)
         tracker.decided(now, decision)
         try:
@@ -279,6 +278,11 @@ class Supervisor:
                 self._units.stop_unit(name)
         except UnavailableError as error:
             log.error("%s: %s; it is tried again", name, error)
+
+    def _goes_down(self) -> bool:
+        """Whether the box shuts down; asked only before something is done, and never taken back."""
+        self._shutting_down = self._shutting_down or self._units.shutting_down()
+        return self._shutting_down
 
     def _decide(self, tracker: Tracker, now: float) -> Decision:
         needs = [Need(need, self._watched[need].tracker.decision.health) for need in tracker.service.needs]

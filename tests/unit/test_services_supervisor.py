@@ -200,6 +200,9 @@ def test_nothing_is_started_while_the_box_goes_down(box: Box) -> None:
     box.units.crash("asterisk")
     assert "shutting down" in box.wait("asterisk", Health.UNKNOWN)
     assert box.units.calls == []
+    box.units.stop_unit("nginx")
+    assert box.until("nginx", lambda seen: seen.unit.dead and not seen.unit.job).stop is None
+    assert box.intents.stops == {}, "the shutdown stopped it, no person"
 
 
 def test_a_stop_by_a_person_outlives_the_daemon_but_not_the_boot(box: Box) -> None:
