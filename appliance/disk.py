@@ -143,6 +143,7 @@ def disk_entries(plan: DiskPlan, boot: BootPlan, fstab: str) -> list[Entry]:
         additions={
             **root_additions(boot, plan.root),
             **_unit_additions(),
+            **_label_additions(plan.root),
             "etc/fstab": Addition(fstab.encode()),
             **plan.additions,
         },
@@ -169,6 +170,11 @@ def _unit_additions() -> dict[str, Addition]:
         added[name] = Addition((DISK_FILES / unit).read_bytes())
         added[f"etc/systemd/system/multi-user.target.wants/{unit}"] = Addition(target=f"/{name}")
     return added
+
+
+def _label_additions(root: Path) -> dict[str, Addition]:
+    """With SELinux the first start labels everything anew (and restarts): what was added here has no labels."""
+    return {".autorelabel": Addition(b"")} if (root / "etc/selinux/config").is_file() else {}
 
 
 def efi_files(plan: DiskPlan, boot: BootPlan) -> dict[str, bytes]:

@@ -39,7 +39,7 @@ from appliance.vmdk import DiskHardware, write_stream_vmdk
 
 GIB = 1 << 30
 # Kept by content; a change of what `assemble` does needs a new number.
-DISK_REVISION = 3
+DISK_REVISION = 4
 DISK_FILE, FILES_FILE = "disk.raw", "files.json.gz"
 CLOUD_SOURCES = {OutputFormat.AMI: "Ec2", OutputFormat.AZURE: "Azure", OutputFormat.GCP: "GCE"}
 # Clocks that a cloud offers to its machines, by name or link-local address.

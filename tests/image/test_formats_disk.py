@@ -330,3 +330,13 @@ def test_a_tree_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     plan = DiskPlan(tree, GIB, "seed", EPOCH, PLATFORM.disk, "Test", ())
     with pytest.raises(BuildError, match=r"needs \d+ MiB, its partition holds"):
         assemble(plan, tmp_path / "disk.raw")
+
+
+def test_with_selinux_the_first_start_labels_everything(tmp_path: Path, raw: Path) -> None:
+    tree = make_tree(tmp_path / "root")
+    (tree / "etc/selinux").mkdir()
+    (tree / "etc/selinux/config").write_text("SELINUX=enforcing\n")
+    disk = tmp_path / "disk.raw"
+    assemble(DiskPlan(tree, GIB, "seed", EPOCH, PLATFORM.disk, "Test", ()), disk)
+    assert "Inode:" in inside(disk, "stat /.autorelabel")
+    assert "Inode:" not in inside(raw, "stat /.autorelabel")
