@@ -173,7 +173,7 @@ def _unit_additions() -> dict[str, Addition]:
 
 
 def _label_additions(root: Path) -> dict[str, Addition]:
-    """With SELinux the first start labels everything anew (and restarts): what was added here has no labels."""
+    """With SELinux the first start labels everything and restarts: what was added here has no labels."""
     return {".autorelabel": Addition(b"")} if (root / "etc/selinux/config").is_file() else {}
 
 
