@@ -398,3 +398,27 @@ def test_the_network_boot_tree(site: Site, medium: Path, tmp_path: Path) -> None
     )
     done = site.run("pxe", *site.words(site.profile("pbx"), tmp_path / "b", "--url", "ftp://boot/"))
     assert done.returncode == 8 and "http://SERVER" in done.stderr
+
+
+def test_two_builds_at_once(site: Site, tmp_path: Path) -> None:
+    """They share the cache, and neither waits for ever nor takes the other's files."""
+    environment = {
+        **os.environ,
+        "CENTRALINO_CACHE": str(tmp_path / "cache"),
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "appliance.cli", "iso", *site.words(site.profile(name), tmp_path / name)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        for name in ("pbx", "edge")
+    ]
+    for process in processes:
+        _, told = process.communicate(timeout=300)
+        assert process.returncode == 0, told
+    for name in ("pbx", "edge"):
+        assert inspect_iso(next((tmp_path / name).glob("*.iso"))) == []

@@ -88,13 +88,13 @@ def test_the_installed_system_is_healthy(
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    (system / "tmp/post").write_text(inside.text)
+    (system / "ks-post").write_text(inside.text)
     (system / "boot").mkdir(exist_ok=True)
-    run_inside(system, ["/usr/bin/env", "CENTRALINO_HOLD_SECONDS=0", "/bin/bash", "/tmp/post"], context)
+    run_inside(system, ["/usr/bin/env", "CENTRALINO_HOLD_SECONDS=0", "/bin/bash", "/ks-post"], context)
     assert (system / "boot/centralino-medium").read_text() == "1" * 64 + "\n"
 
     # The rest of an image's way does not belong to an installation, but a lab node must have no machine-id.
-    (system / "tmp/post").unlink()
+    (system / "ks-post").unlink()
     tidy(system, platform, context.epoch)
     with Lab(system, folder / "lab") as lab:
         node = lab.add_node()
