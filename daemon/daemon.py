@@ -15,6 +15,7 @@ from daemon.audit import AuditLog
 from daemon.authorization import Caller
 from daemon.bus import BusService
 from daemon.bus_api import SETTINGS_LANE, Core, handlers, signal_of
+from daemon.bus_firewall import firewall_handlers
 from daemon.clock import Clock
 from daemon.engine import Engine
 from daemon.errors import CentralinoError, StorageError, UnavailableError
@@ -32,6 +33,8 @@ from daemon.services.api import ServiceManager
 from daemon.settings.revisions import RevisionStore
 from daemon.status import StatusBoard
 from daemon.subsystem import Subsystem
+from firewall.shield import Shield
+from firewall.subsystem import Firewall
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +61,10 @@ class Daemon:
         self._services = self._service_manager(found, alarms)
         # The order in which changes are applied; they are undone in reverse.
         subsystems: list[Subsystem] = [Hostname(places), Network(places), LogRetention(places, audit)]
+        self._shield = self._sip_shield(found)
+        refill = (lambda: None) if self._shield is None else self._shield.fill_kernel
+        self._firewall = Firewall(places, lambda: self._engine.settings, alarms, on_lost=refill)
+        subsystems.append(self._firewall)
         if self._services is not None:
             subsystems.append(self._services)
         program = program_version()
@@ -83,7 +90,8 @@ class Daemon:
             values = arguments if isinstance(arguments, dict) else {}
             audit.record(who=caller.shown, uid=caller.uid, method=method, arguments=values, outcome=outcome)
 
-        self._bus = BusService(bus_address, handlers(core), record, self._bus_lost)
+        methods = handlers(core) | firewall_handlers(self._engine, self._firewall, self._shield)
+        self._bus = BusService(bus_address, methods, record, self._bus_lost)
 
     def run(self) -> int:
         """Answer calls until SIGTERM or SIGINT; returns the exit code."""
@@ -112,6 +120,9 @@ class Daemon:
 
     def _recover(self, _handle: JobHandle) -> object:
         self._engine.start()
+        self._firewall.start()
+        if self._shield is not None:
+            self._shield.start()
         self._changed()
         return {"revision": self._engine.revision}
 
@@ -147,6 +158,9 @@ class Daemon:
         if not self._jobs.wait(STOP_LIMIT_SECONDS):
             log.warning("a job did not end in time; the next start settles what it left")
         self._engine.stop()
+        self._firewall.stop()
+        if self._shield is not None:
+            self._shield.stop()
         if self._services is not None:
             self._services.stop()
         bus.close()
@@ -161,6 +175,12 @@ class Daemon:
         return Supervision(
             self._places, found, lambda: self._engine.settings, alarms, on_change=self._changed
         )
+
+    def _sip_shield(self, found: Platform | None) -> Shield | None:
+        """The shield, on a live box that has an Asterisk to listen to."""
+        if found is None or not self._places.is_live:
+            return None
+        return Shield(lambda: self._engine.settings, found.paths["ami_secret"], self._places.state)
 
     def _changed(self) -> None:
         self._emit("System1", "StatusChanged", self._board.summary())

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from itertools import islice
 
 Address = IPv4Address | IPv6Address
 
@@ -20,6 +21,8 @@ WINDOW_SECONDS = 600.0
 FORGEABLE_WEIGHT = 0.5
 REMEMBERED_SOURCES = 20_000
 KEPT_EVIDENCE = 10
+DETAILED_SOURCES = 1000
+SHORTEN_EVERY = 500
 
 
 class Offence(StrEnum):
@@ -33,7 +36,7 @@ class Offence(StrEnum):
     BLOCKED_BY_HAND = "was blocked by an administrator"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Evidence:
     """One offence: `when` in seconds since the epoch, `proven` when the source address cannot be forged."""
 
@@ -69,7 +72,7 @@ class Limits:
     longest_block_seconds: int = 86_400
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Block:
     """A source that is blocked: since, until (seconds since the epoch), for the how-manieth time."""
 
@@ -79,9 +82,9 @@ class Block:
     count: int
 
 
-@dataclass
+@dataclass(slots=True)
 class _Record:
-    evidence: list[Evidence] = field(default_factory=list)
+    evidence: tuple[Evidence, ...] = ()
     offences: int = 0
     count: int = 0
     block: Block | None = None
@@ -103,10 +106,10 @@ class Scoreboard:
         """Take one offence down; returns the new block when it was the one too many."""
         record = self._touch(evidence.source)
         record.offences += 1
-        record.evidence = [
+        record.evidence = (
             *(old for old in record.evidence if evidence.when - old.when <= WINDOW_SECONDS),
             evidence,
-        ][-max(KEPT_EVIDENCE, int(self.limits.points / FORGEABLE_WEIGHT) + 1) :]
+        )[-max(KEPT_EVIDENCE, int(self.limits.points / FORGEABLE_WEIGHT) + 1) :]
         if record.block is not None and record.block.until > evidence.when:
             return None
         points = sum(item.weight for item in record.evidence)
@@ -121,7 +124,7 @@ class Scoreboard:
     def block(self, source: Address, now: float, seconds: int) -> Block:
         """Block by hand, whatever the score."""
         record = self._touch(source)
-        record.evidence.append(Evidence(now, source, Offence.BLOCKED_BY_HAND, proven=True))
+        record.evidence = (*record.evidence, Evidence(now, source, Offence.BLOCKED_BY_HAND, proven=True))
         record.count += 1
         record.block = Block(source, now, now + seconds, record.count)
         return record.block
@@ -181,7 +184,7 @@ class Scoreboard:
             try:
                 source = ip_address(str(entry["address"]))
                 since, until, count = (_number(entry[key]) for key in ("since", "until", "count"))
-                evidence = [_evidence(source, item) for item in _list(entry["evidence"])]
+                evidence = tuple(_evidence(source, item) for item in _list(entry["evidence"]))
                 offences = int(_number(entry["offences"]))
             except (KeyError, TypeError, ValueError):
                 continue
@@ -200,15 +203,29 @@ class Scoreboard:
         record.block = Block(source, now, until, record.count)
         return record.block
 
+    def count(self, now: float) -> int:
+        """How many sources are blocked."""
+        return sum(1 for _ in self.blocks(now))
+
     def _touch(self, source: Address) -> _Record:
         record = self._records.get(source)
         if record is None:
             record = self._records[source] = _Record()
             while len(self._records) > REMEMBERED_SOURCES:
                 self._records.popitem(last=False)
+            self._shorten()
         else:
             self._records.move_to_end(source)
         return record
+
+    def _shorten(self) -> None:
+        """Of sources not heard lately keep the first and the last piece of evidence: twenty thousand
+        attackers must not cost tens of megabytes."""
+        if len(self._records) % SHORTEN_EVERY or len(self._records) <= DETAILED_SOURCES:
+            return
+        for record in islice(self._records.values(), len(self._records) - DETAILED_SOURCES):
+            if len(record.evidence) > 2:
+                record.evidence = (record.evidence[0], record.evidence[-1])
 
 
 def _number(value: object) -> float:

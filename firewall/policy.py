@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
 
 from firewall.ports import Mode, Service, Zone
@@ -73,3 +74,40 @@ def family(networks: tuple[Network, ...], version: int) -> list[Network]:
     if version == 4:
         return list(collapse_addresses(network for network in networks if isinstance(network, IPv4Network)))
     return list(collapse_addresses(network for network in networks if isinstance(network, IPv6Network)))
+
+
+def apart(entries: Iterable[TimedNetwork]) -> list[TimedNetwork]:
+    """The same entries without overlaps, for sets of intervals; where two overlap, the later end holds.
+
+    All entries must be of one IP version. Sorted by network.
+    """
+    kept: dict[Network, TimedNetwork] = {}
+    starts: list[int] = []
+    lengths: set[int] = set()
+    # The longest-lasting first: whatever comes later may only fill the gaps.
+    for entry in sorted(entries, key=lambda entry: (_end(entry), -entry.network.prefixlen), reverse=True):
+        for piece in _uncovered(entry.network, kept, starts, lengths):
+            kept[piece] = replace(entry, network=piece)
+            insort(starts, int(piece.network_address))
+            lengths.add(piece.prefixlen)
+    return sorted(kept.values(), key=lambda entry: int(entry.network.network_address))
+
+
+def _end(entry: TimedNetwork) -> float:
+    return float("inf") if entry.until is None else entry.until
+
+
+def _uncovered(
+    network: Network, kept: Mapping[Network, TimedNetwork], starts: list[int], lengths: set[int]
+) -> Iterator[Network]:
+    """The parts of a network that no kept one covers."""
+    for length in lengths:
+        if length <= network.prefixlen and network.supernet(new_prefix=length) in kept:
+            return
+    first, last = int(network.network_address), int(network.broadcast_address)
+    place = bisect_left(starts, first)
+    if place == len(starts) or starts[place] > last:
+        yield network
+        return
+    for half in network.subnets(prefixlen_diff=1):
+        yield from _uncovered(half, kept, starts, lengths)

@@ -10,9 +10,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv6Address
 
-from firewall.policy import Network, Policy, TimedNetwork, family
+from firewall.policy import Network, Policy, TimedNetwork, apart, family
 from firewall.ports import Guard, Protocol, Service, Zone, services
+
+Address = IPv4Address | IPv6Address
 
 TABLE = "inet centralino"
 SIP_PORTS_UDP = "{ 5060-5063, 5070 }"
@@ -21,16 +25,44 @@ VERSIONS = ((4, "ipv4_addr", "ip"), (6, "ipv6_addr", "ip6"))
 CHAINS = ("input", "sip_udp", "sip_stream", "open", "open_local", "open_trusted")
 INTERFACE_SETS = ("trusted_interfaces", "public_interfaces")
 CONFIGURED_SETS = ("management", "trusted", "local", "peer", "blocked")
-TIMED_SETS = ("banned", "phones", "session", "allowed", "support")
+TIMED_SETS = ("banned", "phones", "session", "allowed", "support", "blocked_until")
+# Of these, the ones that hold networks and are filled from the settings.
+LISTED_SETS = ("allowed", "support", "blocked_until")
+# What only a policy fills, and nothing empties in time: by their full names.
+SETTLED_SETS = (*INTERFACE_SETS, *(f"{name}{version}" for name in CONFIGURED_SETS for version in (4, 6)))
 METER_SETS = ("request_meter", "phone_meter", "stream_meter", "stream_rate")
 SET_SIZE = 131072
 # nft refuses longer ones; every reload sets the remaining time anew.
 LONGEST_TIMEOUT_SECONDS = 30 * 86400
+# Chains of the image's own rules (roles/firewall), which the policy replaces.
+OLD_CHAINS = ("local",)
+# Where the kernel shows the daemon samples of what unknown sources send (see firewall.scanners).
+SAMPLE_GROUP = 5061
+SAMPLE_BYTES = 800
+SAMPLES_PER_SECOND = 100
 
 
 def render(policy: Policy, now: float | None = None) -> str:
-    """The whole script; `now` (seconds since the epoch) turns end times into timeouts."""
-    moment = time.time() if now is None else now
+    """The whole script; `now` (seconds since the epoch, default: now) turns end times into timeouts."""
+    return _script(policy, time.time() if now is None else now)
+
+
+def render_lasting(policy: Policy) -> str:
+    """The script as it is kept on disk for the next boot: without everything that ends by itself.
+
+    A timeout in a file would start anew with every boot. The daemon adds what still holds when it starts.
+    """
+    lasting = replace(
+        policy,
+        allowed=tuple(entry for entry in policy.allowed if entry.until is None),
+        blocked=tuple(entry for entry in policy.blocked if entry.until is None),
+        support=(),
+        session=(),
+    )
+    return _script(lasting, 0.0)
+
+
+def _script(policy: Policy, moment: float) -> str:
     lines = [f"add table {TABLE}"]
     lines += _declare_sets()
     lines += _fill_sets(policy, moment)
@@ -39,14 +71,31 @@ def render(policy: Policy, now: float | None = None) -> str:
     return "\n".join(lines) + "\n"
 
 
+def session_elements(addresses: Iterable[Address], seconds: int = 3600) -> str:
+    """Lines to append to a script: these addresses keep SSH for so long from now on, whatever the policy."""
+    lines = []
+    for version, _, _ in VERSIONS:
+        listed = sorted(str(address) for address in addresses if address.version == version)
+        if listed:
+            # Adding what is there would keep its old time.
+            plain = f"element {TABLE} session{version} {{ {', '.join(listed)} }}"
+            timed = ", ".join(f"{address} timeout {seconds}s" for address in listed)
+            lines += [
+                f"add {plain}",
+                f"delete {plain}",
+                f"add element {TABLE} session{version} {{ {timed} }}",
+            ]
+    return "".join(f"{line}\n" for line in lines)
+
+
 def failsafe(management: tuple[Network, ...]) -> str:
-    """The policy for when the real one is broken: SSH from management, nothing else (S-FW-02)."""
+    """The policy for when the real one is broken: SSH from management (S-FW-02) and what IP itself needs."""
     lines = [f"add table {TABLE}", *_declare_sets()]
     for version, _, _ in VERSIONS:
         lines.append(f"flush set {TABLE} management{version}")
         lines += _elements(f"management{version}", (str(network) for network in family(management, version)))
     lines += _chains()
-    rules = [*_preamble(), "input ct state established,related accept"]
+    rules = [*_preamble(), *_neighbours(), "input ct state established,related accept"]
     rules += [f"input {ip} saddr @management{version} tcp dport 22 accept" for version, _, ip in VERSIONS]
     rules += [f"input {ip} saddr @session{version} tcp dport 22 accept" for version, _, ip in VERSIONS]
     lines += [f"add rule {TABLE} {rule}" for rule in rules]
@@ -60,7 +109,7 @@ def _declare_sets() -> Iterator[str]:
         for name in CONFIGURED_SETS:
             yield f"add set {TABLE} {name}{version} {{ type {kind}; flags interval; auto-merge; }}"
         for name in TIMED_SETS:
-            flags = "interval,timeout" if name in ("allowed", "support") else "timeout"
+            flags = "interval,timeout" if name in LISTED_SETS else "timeout"
             size = "" if "interval" in flags else f" size {SET_SIZE};"
             yield f"add set {TABLE} {name}{version} {{ type {kind}; flags {flags};{size} }}"
         for name in METER_SETS:
@@ -86,7 +135,8 @@ def _fill_sets(policy: Policy, now: float) -> Iterator[str]:
         for name, networks in configured.items():
             yield f"flush set {TABLE} {name}{version}"
             yield from _elements(f"{name}{version}", (str(network) for network in family(networks, version)))
-        for name, entries in (("allowed", policy.allowed), ("support", policy.support)):
+        ending = tuple(entry for entry in policy.blocked if entry.until is not None)
+        for name, entries in zip(LISTED_SETS, (policy.allowed, policy.support, ending), strict=True):
             yield f"flush set {TABLE} {name}{version}"
             yield from _elements(f"{name}{version}", _timed(entries, version, now))
         session = [
@@ -98,9 +148,7 @@ def _fill_sets(policy: Policy, now: float) -> Iterator[str]:
 
 
 def _timed(entries: Iterable[TimedNetwork], version: int, now: float) -> Iterator[str]:
-    for entry in entries:
-        if entry.network.version != version:
-            continue
+    for entry in apart(entry for entry in entries if entry.network.version == version):
         if entry.until is None:
             yield str(entry.network)
         elif entry.until - now >= 1:
@@ -120,6 +168,10 @@ def _chains() -> Iterator[str]:
         if name != "input":
             yield f"add chain {TABLE} {name}"
         yield f"flush chain {TABLE} {name}"
+    for name in OLD_CHAINS:
+        yield f"add chain {TABLE} {name}"
+        yield f"flush chain {TABLE} {name}"
+        yield f"delete chain {TABLE} {name}"
 
 
 def _preamble() -> Iterator[str]:
@@ -141,6 +193,7 @@ def _rules(policy: Policy) -> Iterator[str]:
     for version, _, ip in VERSIONS:
         never = f"{ip} saddr != @trusted{version} {ip} saddr != @allowed{version}"
         yield f"input {ip} saddr @blocked{version} {never} counter drop"
+        yield f"input {ip} saddr @blocked_until{version} {never} counter drop"
         # A forged datagram can have a source banned; a phone that has authenticated from there stays.
         yield f"input {ip} saddr @banned{version} {never} {ip} saddr != @phones{version} counter drop"
     if policy.open_sip:
@@ -189,6 +242,11 @@ def _guard_udp(policy: Policy) -> Iterator[str]:
             f"sip_udp update @request_meter{version} {{ {ip} saddr limit rate over "
             f"{limits.request_rate}/second burst {limits.request_burst} packets }} counter drop"
         )
+    # What passes is judged by its User-Agent in the daemon, a bounded number of packets a second.
+    yield (
+        f"sip_udp limit rate {SAMPLES_PER_SECOND}/second "
+        f"log group {SAMPLE_GROUP} snaplen {SAMPLE_BYTES} queue-threshold 1"
+    )
 
 
 def _guard_stream(policy: Policy) -> Iterator[str]:

@@ -35,6 +35,7 @@ SETTINGS = "Settings1"
 SERVICES = "Services1"
 SYSTEM = "System1"
 JOBS = "Jobs1"
+FIREWALL = "Firewall1"
 
 CALL_LIMIT_SECONDS = 10.0
 # To return is to apply the old settings, and to wait for what restarts by it.

@@ -21,6 +21,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "completion": ("daemon.cli.completion", "completion"),
     "config": ("daemon.cli.config", "config"),
     "console": ("daemon.cli.console", "console"),
+    "firewall": ("daemon.cli.firewall", "firewall"),
     "jobs": ("daemon.cli.jobs", "jobs"),
     "maintenance": ("daemon.cli.maintenance", "maintenance"),
     "password": ("daemon.cli.password", "password"),
