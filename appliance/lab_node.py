@@ -192,12 +192,13 @@ class Node:
     def power_off(self) -> float:
         """Cut the power, without goodbye: nothing more is sent, run or written.
 
-        What the node had not fsynced may be lost, as on real disks. Returns the monotonic time of the cut.
+        What the node had not fsynced may be lost, as on real disks. Returns the monotonic time just
+        before the cut, so that what is measured from it is never flattered.
         """
         self.keeper_group.kill()
+        moment = time.monotonic()
         if self.powered:
             self.network.cable(self.name, self.specification.segments, up=False)
-        moment = time.monotonic()
         if self.group.frozen:
             self.network.mute(self.name, self.specification.segments, muted=False)
         self.clear(power_loss=True)
@@ -333,27 +334,31 @@ class Node:
     # --- faults ---------------------------------------------------------------------------------------
 
     def freeze(self, *, silent: bool = True) -> float:
-        """Stop every process at once; with `silent` its kernel answers nothing either. Monotonic time."""
+        """Stop every process at once; with `silent` its kernel is mute, too. Monotonic time just before."""
+        moment = time.monotonic()
         if silent:
             self.network.mute(self.name, self.specification.segments, muted=True)
         self.group.freeze(True)
-        return time.monotonic()
+        return moment
 
     def thaw(self) -> float:
-        """Undo `freeze`. Monotonic time."""
+        """Undo `freeze`. Monotonic time just before."""
+        moment = time.monotonic()
         self.group.freeze(False)
         self.network.mute(self.name, self.specification.segments, muted=False)
-        return time.monotonic()
+        return moment
 
     def link_down(self, segment: str = "lan") -> float:
-        """Pull the cable of a segment: the node sees the carrier go. Monotonic time."""
+        """Pull the cable of a segment: the node sees the carrier go. Monotonic time just before."""
+        moment = time.monotonic()
         self.network.cable(self.name, [segment], up=False)
-        return time.monotonic()
+        return moment
 
     def link_up(self, segment: str = "lan") -> float:
-        """Plug the cable of a segment in again. Monotonic time."""
+        """Plug the cable of a segment in again. Monotonic time just before."""
+        moment = time.monotonic()
         self.network.cable(self.name, [segment], up=True)
-        return time.monotonic()
+        return moment
 
     def fill_disk(self, leave_bytes: int = 0) -> None:
         """Leave only `leave_bytes` of free space on its disk."""
