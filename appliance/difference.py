@@ -161,11 +161,17 @@ def _list(artefact: Path) -> dict[str, ListedFile] | None:
     if artefact.suffix != ".iso" or not artefact.is_file():
         return None
     # The installer's package builds upon this one; only here the other way round.
-    from iso.hash_list import HASH_LIST, parse_hash_list
+    from iso.hash_list import HASH_LIST, KICKSTART_LIST, parse_hash_list
     from iso.iso9660 import Iso
 
     with Iso(artefact) as medium:
-        digests = parse_hash_list(medium.read(HASH_LIST).decode("utf-8", "replace"))
+        # The kickstarts pin the first list, so they stand in the second.
+        digests = {
+            path: digest
+            for name in (HASH_LIST, KICKSTART_LIST)
+            for path, digest in parse_hash_list(medium.read(name).decode("utf-8", "replace"), name).items()
+            if path != HASH_LIST
+        }
     return {path: ListedFile(path, "file", 0o644, 0, 0, 0, digest) for path, digest in digests.items()}
 
 
