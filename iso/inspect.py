@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import io
 import json
 import re
 import struct
@@ -283,7 +282,21 @@ def _packages(primary: bytes) -> dict[str, str]:
 def payload(iso: Iso) -> Iterator[Finding]:
     """The payload's own manifest fits what is in the archive."""
     name = "centralino/payload.tar"
-    with tarfile.open(fileobj=io.BytesIO(iso.read(name))) as archive:
+    with tempfile.TemporaryDirectory(prefix="payload-") as scratch:
+        copy = Path(scratch) / "payload.tar"
+        iso.extract(name, copy)
+        manifest, found = _payload_digests(copy)
+    if manifest is None:
+        yield Finding(name, "has no manifest.json")
+        return
+    for path in sorted(manifest.keys() | found.keys()):
+        if manifest.get(path) != found.get(path):
+            yield Finding(f"{name}:{path}", "differs from the payload's manifest")
+
+
+def _payload_digests(archive_file: Path) -> tuple[dict[str, str] | None, dict[str, str]]:
+    """What the archive's manifest says of its files, and what they are."""
+    with tarfile.open(archive_file) as archive:
         found: dict[str, str] = {}
         manifest: dict[str, str] | None = None
         for member in archive:
@@ -296,12 +309,7 @@ def payload(iso: Iso) -> Iterator[Finding]:
                 manifest = json.loads(content)["files"]
             else:
                 found[path] = hashlib.sha256(content).hexdigest()
-    if manifest is None:
-        yield Finding(name, "has no manifest.json")
-        return
-    for path in sorted(manifest.keys() | found.keys()):
-        if manifest.get(path) != found.get(path):
-            yield Finding(f"{name}:{path}", "differs from the payload's manifest")
+    return manifest, found
 
 
 def signatures(iso: Iso, keyring: Path) -> Iterator[Finding]:

@@ -125,7 +125,7 @@ class PayloadSource:
     directory: str = "/opt/centralino/payload"
     arguments: tuple[str, ...] = ()
     log: str = "/var/log/centralino/kickstart-post.log"
-    relabel_paths: tuple[str, ...] = ("/opt", "/usr/local", "/home")
+    relabel_paths: tuple[str, ...] = ("/opt", "/usr", "/home")
 
 
 @dataclass(frozen=True)
