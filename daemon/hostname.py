@@ -8,6 +8,7 @@ from pathlib import Path
 
 from daemon.errors import CommandFailedError, Problem, StorageError
 from daemon.files import FileChange, apply_file_change, read_text, write_link
+from daemon.network.names_and_time import hosts_text, own_name_text
 from daemon.places import Places
 from daemon.run import run
 from daemon.settings import Settings
@@ -15,6 +16,7 @@ from daemon.subsystem import Change, State
 
 ZONES = Path("/usr/share/zoneinfo")
 NAME_FILE = "/etc/hostname"
+HOSTS_FILE = "/etc/hosts"
 ZONE_LINK = "/etc/localtime"
 # Some distributions keep the zone's name in a text file too; it is kept in step where it exists.
 ZONE_FILE = "/etc/timezone"
@@ -41,19 +43,15 @@ class Hostname:
         """One change for the name, one for the zone."""
         changes: list[Change] = []
         name, zone = new.node.hostname, new.node.timezone
-        stored = self._stored_name()
+        hosts = self._hosts(new)
         if (
             old.node.hostname != name
             if old is not None
-            else stored != name or current_hostname(self._places) != name
+            else hosts.before != hosts.after or {self._stored_name(), current_hostname(self._places)} != {name}
         ):
+            files = (self._file(NAME_FILE, name), hosts)
             changes.append(
-                Change(
-                    self.name,
-                    f"Name this node {name}.",
-                    files=(self._file(NAME_FILE, name),),
-                    detail={"hostname": name},
-                )
+                Change(self.name, f"Name this node {name}.", files=files, detail={"hostname": name})
             )
         if old.node.timezone != zone if old is not None else current_timezone(self._places) != zone:
             files = (self._file(ZONE_FILE, zone),) if self._places.on_box(ZONE_FILE).exists() else ()
@@ -96,6 +94,13 @@ class Hostname:
     def _file(self, path: str, value: str) -> FileChange:
         place = self._places.on_box(path)
         return FileChange(place, read_text(place), f"{value}\n")
+
+    def _hosts(self, settings: Settings) -> FileChange:
+        """The file whole: one change may rename the node and change network.hosts, which is written later."""
+        place = self._places.on_box(HOSTS_FILE)
+        before = read_text(place)
+        text = hosts_text(before, settings.network.hosts)
+        return FileChange(place, before, own_name_text(text, settings.node.hostname))
 
     def _stored_name(self) -> str:
         return (read_text(self._places.on_box(NAME_FILE)) or "").strip()

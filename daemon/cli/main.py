@@ -24,6 +24,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "firewall": ("daemon.cli.firewall", "firewall"),
     "jobs": ("daemon.cli.jobs", "jobs"),
     "maintenance": ("daemon.cli.maintenance", "maintenance"),
+    "network": ("daemon.cli.network", "network"),
     "password": ("daemon.cli.password", "password"),
     "services": ("daemon.cli.services", "services"),
     "status": ("daemon.cli.status", "status"),

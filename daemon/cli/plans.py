@@ -85,6 +85,9 @@ def change_settings(
     `base` is the revision that the document was made from: somebody else's change in between is refused by
     the daemon, not overwritten.
     """
+    if write.yes and not write.dry_run:
+        _change_without_asking(session, write, document, base, confirm_seconds)
+        return
     plan = propose(session.client, document, base)
     if not write.json:
         show(plan)
@@ -98,6 +101,28 @@ def change_settings(
     )
     if write.json:
         emit_json({"changed": True, **result})
+        return
+    line(f"Applied as revision {text_of(result, 'revision')}.", style="green")
+    if text_of(result, "confirm_by"):
+        _confirm(session.client, result, write)
+
+
+def _change_without_asking(
+    session: Session, write: Write, document: JsonObject, base: int, confirm_seconds: int | None
+) -> None:
+    """Where nobody is asked, the plan is not fetched beforehand: it comes with the result."""
+    result = apply(
+        session.client, document, base, write.comment, confirm_seconds=confirm_seconds, quiet=write.json
+    )
+    plan = as_object(result.get("plan"))
+    changed = not changes_nothing(plan)
+    if write.json:
+        emit_json(
+            {"changed": True, **result} if changed else {"dry_run": False, "changed": False, "plan": plan}
+        )
+        return
+    show(plan)
+    if not changed:
         return
     line(f"Applied as revision {text_of(result, 'revision')}.", style="green")
     if text_of(result, "confirm_by"):

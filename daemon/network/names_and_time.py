@@ -14,8 +14,14 @@ BLOCK_BEGIN = "# BEGIN Centralino: from the settings network.hosts; changes here
 BLOCK_END = "# END Centralino"
 SOURCES_FILE = "centralino.sources"
 SOURCES_MARK = "# Written by Centralino from the settings network.ntp; changes here are overwritten.\n"
+IMAGE_SOURCE = "pool pool.ntp.org iburst maxsources 4"
+"""Also in the role `time`, which writes the first file."""
 DEFAULT_HOSTS = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n"
 
+OWN_NAME_ADDRESS = "127.0.1.1"
+
+_OWN_NAME = re.compile(r"^127\.0\.1\.1[ \t]+(?P<names>[^\n]*)(?:\n|\Z)", re.MULTILINE)
+_LOCALHOST = re.compile(r"^127\.0\.0\.1[ \t][^\n]*(?:\n|\Z)", re.MULTILINE)
 _BLOCK = re.compile(
     rf"^{re.escape(BLOCK_BEGIN)}\n.*?(?:^{re.escape(BLOCK_END)}\n?|\Z)", re.DOTALL | re.MULTILINE
 )
@@ -32,8 +38,30 @@ def hosts_text(current: str | None, entries: tuple[HostEntry, ...]) -> str:
     return rest + "\n".join([BLOCK_BEGIN, *lines, BLOCK_END]) + "\n"
 
 
-def sources_text(ntp: Ntp) -> str | None:
-    """chrony's sources, preferred to those of the image; None leaves the image's alone."""
-    lines = [f"server {server} iburst prefer" for server in ntp.servers]
-    lines += [f"pool {pool} iburst maxsources 4 prefer" for pool in ntp.pools]
-    return SOURCES_MARK + "\n".join(lines) + "\n" if lines else None
+def own_name_text(current: str | None, name: str) -> str:
+    """/etc/hosts with the line 127.0.1.1 naming this node.
+
+    Programs that look their own name up (sudo, Asterisk) must find it when no DNS answers; 127.0.1.1 keeps
+    localhost's own names apart.
+    """
+    text = DEFAULT_HOSTS if current is None else current
+    line = f"{OWN_NAME_ADDRESS}\t{name}\n"
+    found = _OWN_NAME.search(text)
+    if found is not None:
+        if found.group("names").split()[:1] == [name]:
+            return text
+        return text[: found.start()] + line + text[found.end() :]
+    after = _LOCALHOST.search(text)
+    place = after.end() if after is not None else 0
+    before = text[:place]
+    return before + ("\n" if before and not before.endswith("\n") else "") + line + text[place:]
+
+
+def sources_text(ntp: Ntp) -> str:
+    """chrony's sources: those of the settings instead of the image's pool, not beside it.
+
+    A site that names its time servers often does so because the Internet's are not to be asked.
+    """
+    lines = [f"server {server} iburst" for server in ntp.servers]
+    lines += [f"pool {pool} iburst maxsources 4" for pool in ntp.pools]
+    return SOURCES_MARK + "\n".join(lines or [IMAGE_SOURCE]) + "\n"

@@ -14,7 +14,7 @@ from daemon.network import keyfile
 from daemon.network.checks import check, check_pair
 from daemon.network.conflicts import Conflicts
 from daemon.network.manager import Manager
-from daemon.network.names_and_time import SOURCES_FILE, hosts_text, sources_text
+from daemon.network.names_and_time import SOURCES_FILE, hosts_text, own_name_text, sources_text
 from daemon.network.trial import Trial
 from daemon.network.truth import LIMIT_SECONDS, OBSERVE_LIMIT_SECONDS, Link, Truth, look
 from daemon.places import Places
@@ -68,7 +68,8 @@ class Network:
             problems += check(settings.network, links)
             if not any(problem.fatal for problem in problems):
                 problems += self._conflicts.find(settings, links)
-        if sources_text(settings.network.ntp) is not None and self._time_sources() is None:
+        named = settings.network.ntp.servers or settings.network.ntp.pools
+        if named and self._time_sources() is None:
             problems.append(
                 Problem("network.ntp", "this box does not say where its time servers are kept", "see: status")
             )
@@ -180,7 +181,7 @@ class Network:
         hosts_file = self._places.on_box(HOSTS_FILE)
         hosts = read_text(hosts_file)
         if old is None or old.network.hosts != new.network.hosts:
-            after = hosts_text(hosts, new.network.hosts)
+            after = own_name_text(hosts_text(hosts, new.network.hosts), new.node.hostname)
             if after != hosts and (hosts is not None or new.network.hosts):
                 names = ", ".join(entry.names[0] for entry in new.network.hosts)
                 yield Change(

@@ -11,9 +11,9 @@ from __future__ import annotations
 import select
 import socket
 import struct
+import threading
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
@@ -53,41 +53,60 @@ def ask(
     interface cannot be listened to.
     """
     answers: dict[Question, str] = {}
-    pause = (
-        min(PAUSE_SECONDS, limit_seconds / max(1, attempts))
-        if attempts <= ATTEMPTS
-        else limit_seconds / attempts
-    )
-    with ExitStack() as stack:
-        sockets: dict[tuple[str, int], socket.socket] = {}
+    pause = PAUSE_SECONDS if attempts <= ATTEMPTS else limit_seconds / attempts
+    sockets: dict[tuple[str, int], socket.socket] = {}
+    try:
         for question in questions:
-            place = (question.interface, ARP if question.target.version == 4 else IPV6)
-            if place not in sockets:
-                made = socket.socket(
-                    socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.htons(place[1])
-                )
-                stack.enter_context(made)
+            if (place := _place(question)) not in sockets:
+                # Made without a protocol, because one that already receives would be stopped and started
+                # again by bind, which waits for every processor.
+                made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+                sockets[place] = made
                 made.bind(place)
                 made.setblocking(False)
-                sockets[place] = made
-        started = time.monotonic()
-        sent = 0
-        while len(answers) < len(questions):
-            now = time.monotonic() - started
-            if now >= limit_seconds:
-                break
-            if sent < attempts and now >= sent * pause:
-                sent += 1
-                for question in questions:
-                    if question not in answers:
-                        place = (question.interface, ARP if question.target.version == 4 else IPV6)
-                        sockets[place].send(_frame(question))
-            wake = min(limit_seconds, sent * pause) if sent < attempts else limit_seconds
-            readable, _, _ = select.select(list(sockets.values()), [], [], max(0.0, wake - now))
-            for place, listening in sockets.items():
-                if listening in readable:
-                    _take(listening, [q for q in questions if q.interface == place[0]], answers)
+        _converse(questions, sockets, answers, limit_seconds, attempts, pause)
+    finally:
+        # The kernel lets a packet socket go only after a grace period; nobody need wait for that.
+        threading.Thread(target=_close, args=(list(sockets.values()),), daemon=True).start()
     return answers
+
+
+def _place(question: Question) -> tuple[str, int]:
+    return question.interface, ARP if question.target.version == 4 else IPV6
+
+
+def _close(sockets: Sequence[socket.socket]) -> None:
+    for open_socket in sockets:
+        open_socket.close()
+
+
+def _converse(
+    questions: Sequence[Question],
+    sockets: Mapping[tuple[str, int], socket.socket],
+    answers: dict[Question, str],
+    limit_seconds: float,
+    attempts: int,
+    pause: float,
+) -> None:
+    """Send every question up to `attempts` times and gather answers until all are there or time is over."""
+    started = time.monotonic()
+    sent = 0
+    while len(answers) < len(questions):
+        now = time.monotonic() - started
+        if now >= limit_seconds:
+            return
+        if sent < attempts and now >= sent * pause:
+            sent += 1
+            for question in questions:
+                if question not in answers:
+                    sockets[_place(question)].send(_frame(question))
+        wake = min(limit_seconds, sent * pause) if sent < attempts else limit_seconds
+        readable, _, _ = select.select(list(sockets.values()), [], [], max(0.0, wake - now))
+        for place, listening in sockets.items():
+            if listening in readable:
+                _take(
+                    listening, [question for question in questions if question.interface == place[0]], answers
+                )
 
 
 def _take(listening: socket.socket, questions: Sequence[Question], answers: dict[Question, str]) -> None:

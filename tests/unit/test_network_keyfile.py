@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon.network import Network, keyfile
-from daemon.network.names_and_time import hosts_text, sources_text
+from daemon.network.names_and_time import hosts_text, own_name_text, sources_text
 from daemon.network.netlink import (
     IFF_LOWER_UP,
     IFF_UP,
@@ -112,12 +112,22 @@ def test_time_sources() -> None:
     ntp = section(
         ntp={"servers": ["192.0.2.123", "time.example.com"], "pools": ["pool.example.com"]}
     ).network.ntp
-    assert (sources_text(ntp) or "").splitlines()[1:] == [
-        "server 192.0.2.123 iburst prefer",
-        "server time.example.com iburst prefer",
-        "pool pool.example.com iburst maxsources 4 prefer",
+    assert sources_text(ntp).splitlines()[1:] == [
+        "server 192.0.2.123 iburst",
+        "server time.example.com iburst",
+        "pool pool.example.com iburst maxsources 4",
     ]
-    assert sources_text(section().network.ntp) is None
+    assert sources_text(section().network.ntp).splitlines()[1:] == ["pool pool.ntp.org iburst maxsources 4"]
+
+
+def test_the_node_finds_its_own_name_without_dns() -> None:
+    named = own_name_text("127.0.0.1\tlocalhost\n::1 localhost\n", "pbx1")
+    assert named == "127.0.0.1\tlocalhost\n127.0.1.1\tpbx1\n::1 localhost\n"
+    assert own_name_text(named, "pbx1") == named
+    assert own_name_text(named, "pbx2") == named.replace("pbx1", "pbx2")
+    assert own_name_text("127.0.1.1 old.example.com old", "pbx1") == "127.0.1.1\tpbx1\n"
+    assert own_name_text("", "pbx1") == "127.0.1.1\tpbx1\n"
+    assert "localhost" in own_name_text(None, "pbx1")
 
 
 # --- the subsystem below a root of its own ------------------------------------------------------------------
