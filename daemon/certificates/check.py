@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from ipaddress import ip_address
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -15,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
 from daemon.certificates.material import Material
+from daemon.certificates.names import covers as covered
 
 SMALLEST_RSA_BITS = 2048
 CURVES = ("secp256r1", "secp384r1", "secp521r1")
@@ -153,15 +153,6 @@ def _name(certificate: x509.Certificate) -> str:
     return certificate.subject.rfc4514_string() or "no subject"
 
 
-def _covers(pattern: str, name: str) -> bool:
-    """RFC 6125 section 6.4.3: a wildcard stands for exactly one whole left-most label."""
-    pattern, name = pattern.lower().rstrip("."), name.lower().rstrip(".")
-    if pattern.startswith("*."):
-        _, dot, rest = name.partition(".")
-        return bool(dot) and rest == pattern[2:] and "." in rest
-    return pattern == name
-
-
 def _alternative_names(certificate: x509.Certificate) -> tuple[list[str], list[str]]:
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
@@ -174,10 +165,7 @@ def _alternative_names(certificate: x509.Certificate) -> tuple[list[str], list[s
 def covers(certificate: x509.Certificate, name: str) -> bool:
     """Whether the certificate is valid for a DNS name or an address."""
     dns_names, addresses = _alternative_names(certificate)
-    try:
-        return str(ip_address(name)) in addresses
-    except ValueError:
-        return any(_covers(pattern, name) for pattern in dns_names)
+    return covered([*dns_names, *addresses], name)
 
 
 def _leaf_faults(leaf: x509.Certificate, names: Sequence[str], now: datetime) -> Iterator[Finding]:
