@@ -44,14 +44,15 @@ class Hostname:
         changes: list[Change] = []
         name, zone = new.node.hostname, new.node.timezone
         hosts = self._hosts(new)
-        if (
-            old.node.hostname != name
-            if old is not None
-            else hosts.before != hosts.after or {self._stored_name(), current_hostname(self._places)} != {name}
-        ):
-            files = (self._file(NAME_FILE, name), hosts)
+        known = {self._stored_name(), current_hostname(self._places)}
+        if old.node.hostname != name if old is not None else known != {name} or hosts.before != hosts.after:
             changes.append(
-                Change(self.name, f"Name this node {name}.", files=files, detail={"hostname": name})
+                Change(
+                    self.name,
+                    f"Name this node {name}.",
+                    files=(self._file(NAME_FILE, name), hosts),
+                    detail={"hostname": name},
+                )
             )
         if old.node.timezone != zone if old is not None else current_timezone(self._places) != zone:
             files = (self._file(ZONE_FILE, zone),) if self._places.on_box(ZONE_FILE).exists() else ()

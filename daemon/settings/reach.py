@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from enum import StrEnum
 from typing import Annotated, ClassVar
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from daemon.errors import Problem
 from daemon.settings.base import (
@@ -44,6 +44,11 @@ class Domain(Section):
         default=(),
         max_length=64,
         description="Networks reached without NAT; empty: the subnets of the interfaces.",
+    )
+    public_resolvers: tuple[Address, ...] = Field(
+        default=(),
+        max_length=4,
+        description="Name servers on the Internet that show the name as outsiders see it.",
     )
 
     def problems(self) -> Iterator[Problem]:
@@ -83,10 +88,20 @@ class KeyType(StrEnum):
     EC_P256 = "ec-p256"
 
 
+CertificateText = Annotated[
+    str,
+    StringConstraints(pattern=r"^(-----(BEGIN|END) CERTIFICATE-----|[A-Za-z0-9+/=\r\n])+$", max_length=65536),
+]
+
+
 class Acme(Part):
     """Automatic certificates (RFC 8555, HTTP-01)."""
 
     directory: WebAddress | None = Field(default=None, description="ACME directory; unset: Let's Encrypt.")
+    directory_roots: CertificateText | None = Field(
+        default=None,
+        description="Certificates (PEM) that vouch for a directory of one's own; unset: the system's roots.",
+    )
     staging: bool = Field(default=False, description="Use Let's Encrypt's staging service, for trials.")
     contact: MailAddress | None = Field(default=None, description="Account e-mail address.")
     terms_accepted: bool = Field(default=False, description="Whether the service's terms are accepted.")
