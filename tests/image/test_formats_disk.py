@@ -9,9 +9,13 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import random
 import shutil
+import signal
 import subprocess
+import sys
 import tarfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -340,3 +344,41 @@ def test_with_selinux_the_first_start_labels_everything(tmp_path: Path, raw: Pat
     assemble(DiskPlan(tree, GIB, "seed", EPOCH, PLATFORM.disk, "Test", ()), disk)
     assert "Inode:" in inside(disk, "stat /.autorelabel")
     assert "Inode:" not in inside(raw, "stat /.autorelabel")
+
+
+BUILD_OVA = """
+import sys
+from pathlib import Path
+from appliance import formats
+from appliance.cache import Cache
+from appliance.formats_contract import OutputFormat
+from appliance.platform_data import load_platform
+from appliance.profile import load_profile
+from appliance.progress import Progress
+from appliance.stages import build_context
+root, directory = Path(sys.argv[1]), Path(sys.argv[2])
+profile = load_profile(Path("pbx-debian12"))
+cache, silent = Cache(directory / "cache"), Progress(silent=True)
+with build_context("test", epoch=1767225600, cache=cache, progress=silent) as context:
+    output = directory / "out" / "x.ova"
+    formats.make(OutputFormat.OVA, root, profile, load_platform("debian12"), output, context)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_leaves_nothing_half_made(number: signal.Signals, tmp_path: Path) -> None:
+    tree = make_tree(tmp_path / "root")
+    # Enough that cannot be compressed to be caught in the middle of it.
+    (tree / "large").write_bytes(random.Random(1).randbytes(96 << 20))  # noqa: S311 (no secret)
+    out = tmp_path / "out"
+    out.mkdir()
+    process = subprocess.Popen([sys.executable, "-c", BUILD_OVA, tree, tmp_path], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not any(path.suffix == ".disk" and path.stat().st_size > 1 << 20 for path in out.iterdir()):
+        assert process.poll() is None, "it ended before it could be interrupted"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(number)
+    assert process.wait(timeout=60) != 0
+    assert list(out.iterdir()) == []
+    assert [path for path in (tmp_path / "cache/stages/disk").iterdir() if path.name.startswith(".")] == []
