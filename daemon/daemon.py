@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import signal
+import socket
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from gi.repository import GLib
@@ -15,8 +17,10 @@ from daemon.audit import AuditLog
 from daemon.authorization import Caller
 from daemon.bus import BusService
 from daemon.bus_api import SETTINGS_LANE, Core, handlers, signal_of
+from daemon.bus_domain import domain_handlers
 from daemon.bus_firewall import firewall_handlers
 from daemon.clock import Clock
+from daemon.domain import Domain
 from daemon.engine import Engine
 from daemon.errors import CentralinoError, StorageError, UnavailableError
 from daemon.first_settings import first_settings
@@ -24,12 +28,14 @@ from daemon.hostname import Hostname
 from daemon.jobs import JobHandle, Jobs
 from daemon.log_retention import LogRetention
 from daemon.maintenance import Maintenance
+from daemon.mode import Mode
 from daemon.network import Network
+from daemon.network.events import NetworkEvents
 from daemon.notify import ServiceManagerLink
 from daemon.places import Places
 from daemon.platform import Platform, platform
 from daemon.secrets import SecretStore
-from daemon.services.api import ServiceManager
+from daemon.services.api import ServiceManager, restart_service
 from daemon.settings.revisions import RevisionStore
 from daemon.status import StatusBoard
 from daemon.subsystem import Subsystem
@@ -65,6 +71,17 @@ class Daemon:
         refill = (lambda: None) if self._shield is None else self._shield.fill_kernel
         self._firewall = Firewall(places, lambda: self._engine.settings, alarms, on_lost=refill)
         subsystems.append(self._firewall)
+        self._domain = self._mode = None
+        if found is not None:
+            self._domain = Domain(
+                places,
+                found,
+                lambda: self._engine.settings,
+                live_calls=self._live_calls,
+                restart=lambda name: restart_service(self._services, found, name),
+            )
+            self._mode = Mode(places, found, lambda: self._engine.settings)
+            subsystems += [self._domain, self._mode]
         if self._services is not None:
             subsystems.append(self._services)
         program = program_version()
@@ -73,6 +90,7 @@ class Daemon:
         self._engine.report("platform", trouble)
         self._jobs = Jobs(lambda job: self._emit("Jobs1", "JobChanged", signal_of(job)))
         self._alarms = alarms
+        self._events = NetworkEvents(lambda: self._engine.settings, alarms, self._changed)
         alarms.listen(lambda _alarm, _raised: self._changed())
         board = StatusBoard(self._engine, self._jobs, alarms, audit, self._services, found, program)
         self._board = board
@@ -91,6 +109,7 @@ class Daemon:
             audit.record(who=caller.shown, uid=caller.uid, method=method, arguments=values, outcome=outcome)
 
         methods = handlers(core) | firewall_handlers(self._engine, self._firewall, self._shield)
+        methods |= domain_handlers(self._engine, self._domain, self._mode)
         self._bus = BusService(bus_address, methods, record, self._bus_lost)
 
     def run(self) -> int:
@@ -107,6 +126,8 @@ class Daemon:
             # Before the name is taken: an apply that arrives at once must queue behind the recovery.
             self._jobs.submit("start", "centralinod", self._recover, lane=SETTINGS_LANE)
             bus.own_name()
+            if self._places.is_live:
+                self._events.start(_MainLoop())
             if self._services is not None:
                 self._services.start()
         except CentralinoError as error:
@@ -125,6 +146,11 @@ class Daemon:
             self._shield.start()
         self._changed()
         return {"revision": self._engine.revision}
+
+    def _live_calls(self) -> int | None:
+        """Calls that are up now, None if nobody can tell."""
+        known = None if self._services is None else self._services.observe().facts.get("live_calls")
+        return known if isinstance(known, int) else None
 
     def _retry(self) -> bool:
         if self._engine.needs_retry() and self._jobs.running() == 0:
@@ -158,6 +184,7 @@ class Daemon:
         if not self._jobs.wait(STOP_LIMIT_SECONDS):
             log.warning("a job did not end in time; the next start settles what it left")
         self._engine.stop()
+        self._events.stop()
         self._firewall.stop()
         if self._shield is not None:
             self._shield.stop()
@@ -193,6 +220,19 @@ class Daemon:
         if self._bus is not None and not self._stopping:
             with self._emitting:
                 self._bus.emit(interface, name, text)
+
+
+class _MainLoop:
+    """See daemon.network.events.Loop."""
+
+    def watch(self, listening: socket.socket, readable: Callable[[], None]) -> None:
+        """Call `readable` when the socket has something, until it is closed."""
+
+        def arrived(*_event: object) -> bool:
+            readable()
+            return listening.fileno() >= 0
+
+        GLib.io_add_watch(listening.fileno(), GLib.PRIORITY_DEFAULT, GLib.IO_IN, arrived)
 
 
 def program_version() -> str:

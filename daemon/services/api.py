@@ -7,7 +7,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from daemon.errors import ConflictError, NotFoundError
+from daemon.platform import Platform
+from daemon.run import run
 from daemon.subsystem import JsonObject, Subsystem
+
+RESTART_LIMIT_SECONDS = 60.0
 
 Progress = Callable[[float | None, str], None]
 
@@ -59,3 +64,19 @@ class ServiceManager(Subsystem, Protocol):
     def drain(self, seconds: int, progress: Progress) -> None:
         """Wait until no call is live, at most so long; before a reboot."""
         ...
+
+
+def restart_service(manager: ServiceManager | None, platform: Platform, name: str) -> None:
+    """Restart a service because its configuration changed, and wait until it works again.
+
+    One that does not run, or that supervision does not know yet, is left to systemd, which restarts only what
+    runs. Raises UnavailableError if it does not come back.
+    """
+    if manager is not None:
+        try:
+            options = ActOptions(drain_seconds=0, comment="its settings changed", who="a change of settings")
+            manager.act(name, Verb.RESTART, options, lambda _fraction, _message: None)
+            return
+        except (ConflictError, NotFoundError):
+            pass
+    run(["systemctl", "try-restart", platform.units[name]], limit_seconds=RESTART_LIMIT_SECONDS)
