@@ -168,6 +168,8 @@ class Manager:
             state = self._state(device) if device else DeviceState.UNKNOWN
             if device and state == DeviceState.ACTIVATED and self._active_uuid(device) == uuid:
                 return
+            if device and self._property(device, f"{BUS_NAME}.Device.Wired", "Carrier") is False:
+                return  # DHCP goes on when there is a cable
             if state == DeviceState.FAILED or time.monotonic() > deadline:
                 waited = f"within {ACTIVATION_LIMIT_SECONDS:g} s" if state != DeviceState.FAILED else "at all"
                 raise ApplyFailedError(
