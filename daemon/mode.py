@@ -56,8 +56,6 @@ class Mode:
         self._unit = platform.units["coturn"]
         self._user = platform.users["coturn"]
         self._certificate, self._key = platform.paths["tls_certificate"], platform.paths["tls_key"]
-        self._turn_certificate = platform.paths["coturn_certificate"]
-        self._turn_key = platform.paths["coturn_key"]
         self._turn_file = places.on_box(platform.paths["coturn_config"])
         self._defaults_file = places.state / DEFAULTS_FILE
         self._edge_file = places.configuration / EDGE_CLIENT_FILE
@@ -188,7 +186,8 @@ class Mode:
         if settings.mode.mode is not WorkMode.CLOUD:
             return idle_text(MARK)
         own = own_addresses(settings, self._look(LIMIT_SECONDS) if self._places.is_live else Truth())
-        return coturn_text(settings, own, self._turn_certificate, self._turn_key, MARK)
+        places = Places()  # coturn reads the live box, whatever root this is rendered below
+        return coturn_text(settings, own, places.turn_certificate, places.turn_key, MARK)
 
     def _turn_change(self, old: Settings | None, new: Settings) -> Change | None:
         found = read_text(self._turn_file)
@@ -226,12 +225,11 @@ class Mode:
 
     def _copy_certificate(self) -> None:
         """coturn has a user of its own, who cannot read the box's key. Renewals replace the copy too."""
-        for source, target, mode in (
-            (self._certificate, self._turn_certificate, 0o644),
-            (self._key, self._turn_key, 0o600),
+        for source, place, mode in (
+            (self._certificate, self._places.turn_certificate, 0o644),
+            (self._key, self._places.turn_key, 0o600),
         ):
             text = read_text(self._places.on_box(source))
-            place = self._places.on_box(target)
             if text is None or read_text(place) == text:
                 continue
             ensure_directory(place.parent)
