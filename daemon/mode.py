@@ -28,6 +28,8 @@ Address = IPv4Address | IPv6Address
 DEFAULTS_FILE = "mode-defaults.json"
 EDGE_CLIENT_FILE = "edge/client.json"
 KEPT_EDGE_CLIENT = "kept/edge-client.json"
+COTURN_COPIES = "coturn"
+"""Below the directory of the certificate; daemon.certificates.consumers keeps the copies new."""
 SECRET_BYTES = 32
 RESTART_LIMIT_SECONDS = 30.0
 
@@ -56,6 +58,8 @@ class Mode:
         self._unit = platform.units["coturn"]
         self._user = platform.users["coturn"]
         self._certificate, self._key = platform.paths["tls_certificate"], platform.paths["tls_key"]
+        copies = self._certificate.parent / COTURN_COPIES
+        self._turn_certificate, self._turn_key = copies / self._certificate.name, copies / self._key.name
         self._turn_file = places.on_box(platform.paths["coturn_config"])
         self._defaults_file = places.state / DEFAULTS_FILE
         self._edge_file = places.configuration / EDGE_CLIENT_FILE
@@ -186,8 +190,7 @@ class Mode:
         if settings.mode.mode is not WorkMode.CLOUD:
             return idle_text(MARK)
         own = own_addresses(settings, self._look(LIMIT_SECONDS) if self._places.is_live else Truth())
-        places = Places()  # coturn reads the live box, whatever root this is rendered below
-        return coturn_text(settings, own, places.turn_certificate, places.turn_key, MARK)
+        return coturn_text(settings, own, self._turn_certificate, self._turn_key, MARK)
 
     def _turn_change(self, old: Settings | None, new: Settings) -> Change | None:
         found = read_text(self._turn_file)
@@ -225,10 +228,11 @@ class Mode:
 
     def _copy_certificate(self) -> None:
         """coturn has a user of its own, who cannot read the box's key. Renewals replace the copy too."""
-        for source, place, mode in (
-            (self._certificate, self._places.turn_certificate, 0o644),
-            (self._key, self._places.turn_key, 0o600),
+        for source, target, mode in (
+            (self._certificate, self._turn_certificate, 0o644),
+            (self._key, self._turn_key, 0o600),
         ):
+            place = self._places.on_box(target)
             text = read_text(self._places.on_box(source))
             if text is None or read_text(place) == text:
                 continue

@@ -42,16 +42,6 @@ class Places:
         return self.configuration / "secrets"
 
     @property
-    def turn_certificate(self) -> Path:
-        """coturn's own copy of the certificate: it has a user of its own, who cannot read the box's key."""
-        return self.configuration / "turn" / "box.crt"
-
-    @property
-    def turn_key(self) -> Path:
-        """The key to `turn_certificate`, 0600, of coturn's user."""
-        return self.configuration / "turn" / "box.key"
-
-    @property
     def state(self) -> Path:
         """Everything that must outlive a reboot."""
         return self.on_box("/var/lib/centralino")
