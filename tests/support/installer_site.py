@@ -153,9 +153,7 @@ def make_site(
     (payload / "manifest.json").write_text(json.dumps({"files": files}))
     iso = make_base(directory / "base", base)
     checksum = directory / "CHECKSUM"
-    checksum.write_text(
-        f"# {iso.name}\nSHA256 ({iso.name}) = {digest_file(iso)}\n"
-    )
+    checksum.write_text(f"# {iso.name}\nSHA256 ({iso.name}) = {digest_file(iso)}\n")
     return Site(directory, iso, checksum, key, mirror, payload, directory / "cache")
 
 
