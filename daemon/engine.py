@@ -357,7 +357,7 @@ class Engine:
             self._settings = new
             self._keep(revision.revision)
         except _ReturnedError as error:
-            raise ApplyFailedError(str(error), error.remedy) from None
+            raise ApplyFailedError(error.message, error.remedy) from None
         except Exception as error:
             self._settings = old
             self._undo(proposal.changes, old, new, revision.revision, error)
