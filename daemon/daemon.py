@@ -17,8 +17,12 @@ from daemon.audit import AuditLog
 from daemon.authorization import Caller
 from daemon.bus import BusService
 from daemon.bus_api import SETTINGS_LANE, Core, handlers, signal_of
+from daemon.bus_certificates import LANE as CERTIFICATES_LANE
+from daemon.bus_certificates import certificate_handlers
 from daemon.bus_domain import domain_handlers
 from daemon.bus_firewall import firewall_handlers
+from daemon.certificates.operations import Operations
+from daemon.certificates.subsystem import Certificates
 from daemon.clock import Clock
 from daemon.domain import Domain
 from daemon.engine import Engine
@@ -82,6 +86,10 @@ class Daemon:
             )
             self._mode = Mode(places, found, lambda: self._engine.settings)
             subsystems += [self._domain, self._mode]
+        self._certificates: Certificates | None = None
+        if found is not None:
+            self._certificates = Certificates(places, found, lambda: self._engine.settings, alarms)
+            subsystems.append(self._certificates)
         if self._services is not None:
             subsystems.append(self._services)
         program = program_version()
@@ -89,6 +97,10 @@ class Daemon:
         self._engine = Engine(store, subsystems, clock=clock, program=program, on_change=self._changed)
         self._engine.report("platform", trouble)
         self._jobs = Jobs(lambda job: self._emit("Jobs1", "JobChanged", signal_of(job)))
+        operations: Operations | None = None
+        if self._certificates is not None:
+            operations = Operations(self._certificates, self._engine, alarms)
+            operations.attach(self._jobs, CERTIFICATES_LANE)
         self._alarms = alarms
         self._events = NetworkEvents(lambda: self._engine.settings, alarms, self._changed)
         alarms.listen(lambda _alarm, _raised: self._changed())
@@ -108,7 +120,8 @@ class Daemon:
             values = arguments if isinstance(arguments, dict) else {}
             audit.record(who=caller.shown, uid=caller.uid, method=method, arguments=values, outcome=outcome)
 
-        methods = handlers(core) | firewall_handlers(self._engine, self._firewall, self._shield)
+        methods = handlers(core) | certificate_handlers(operations, self._jobs)
+        methods |= firewall_handlers(self._engine, self._firewall, self._shield)
         methods |= domain_handlers(self._engine, self._domain, self._mode)
         self._bus = BusService(bus_address, methods, record, self._bus_lost)
 
@@ -140,7 +153,11 @@ class Daemon:
         return self._status
 
     def _recover(self, _handle: JobHandle) -> object:
+        if self._certificates is not None:
+            self._certificates.prepare()
         self._engine.start()
+        if self._certificates is not None:
+            self._certificates.start()
         self._firewall.start()
         if self._shield is not None:
             self._shield.start()
@@ -185,6 +202,8 @@ class Daemon:
             log.warning("a job did not end in time; the next start settles what it left")
         self._engine.stop()
         self._events.stop()
+        if self._certificates is not None:
+            self._certificates.stop()
         self._firewall.stop()
         if self._shield is not None:
             self._shield.stop()

@@ -30,8 +30,6 @@ from daemon.certificates.conditions import challenge_file
 from daemon.files import remove_file, write_file
 from daemon.settings.reach import KeyType
 
-LETS_ENCRYPT = "https://acme-v02.api.letsencrypt.org/directory"
-LETS_ENCRYPT_STAGING = "https://acme-staging-v02.api.letsencrypt.org/directory"
 USER_AGENT = "Centralino"
 NONCE_TRIES = 8
 NETWORK_LIMIT_SECONDS = 20
@@ -177,8 +175,13 @@ class _Account:
     @classmethod
     def read(cls, text: str) -> _Account:
         table: Mapping[str, Any] = json.loads(text)
+        key = JWKEC.from_json(table["key"])
+        if not isinstance(key, JWKEC):
+            raise OrderError(
+                OrderFault.REFUSED, "the account's key is of a foreign kind", "remove the account"
+            )
         return cls(
-            JWKEC.from_json(table["key"]),
+            key,
             messages.RegistrationResource.from_json(table["registration"]),
         )
 

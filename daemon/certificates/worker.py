@@ -28,12 +28,14 @@ def describe(request: Table) -> Answer:
 
 
 def self_signed(request: Table) -> Answer:
-    """`names`, `key_type` -> `chain`, `key`, `facts`."""
+    """`names`, `key_type` -> `chain`, `key`, `facts`; the addresses of the box are added to the names."""
     from daemon.certificates import making
+    from daemon.first_boot import addresses_of_box
     from daemon.settings.reach import KeyType
 
     key = making.make_key(KeyType(request["key_type"]))
-    chain = making.self_signed(key, request["names"], datetime.now(UTC))
+    addresses = ["127.0.0.1", *(str(address) for address in addresses_of_box())]
+    chain = making.self_signed(key, [*request["names"], *addresses], datetime.now(UTC))
     return {"chain": chain, "key": making.key_text(key), "facts": making.describe(chain).as_json()}
 
 
@@ -90,11 +92,11 @@ def judge(request: Table) -> Answer:
 
 
 def handshake(request: Table) -> Answer:
-    """`targets` ([name, host, port]), `fingerprint` (wanted, "" = any), `limit_seconds` -> `served`."""
+    """`targets` ([name, host, port]), `fingerprint` (wanted, "" = any), `patience_seconds` -> `served`."""
     from daemon.certificates.handshake import serve_all
 
     targets = [(name, host, port) for name, host, port in request["targets"]]
-    served = serve_all(targets, request["fingerprint"], request["limit_seconds"])
+    served = serve_all(targets, request["fingerprint"], request["patience_seconds"])
     return {"served": [one.as_json() for one in served]}
 
 
@@ -121,7 +123,8 @@ def acme_conditions(request: Table) -> Answer:
 
 def acme_order(request: Table) -> Answer:
     """`directory`, `bundle`, `roots` (PEM or null), `contact`, `account` (as last answered, or null),
-    `names`, `key_type`, `webroot`, `limit_seconds` -> `chain`, `key`, `facts`, `account`; or `order_error`."""
+    `names`, `key_type`, `webroot`, `patience_seconds` ->
+    `chain`, `key`, `facts`, `account`; or `order_error`."""
     from daemon.certificates import making
     from daemon.certificates.ordering import OrderError, Service, order, roots_file
     from daemon.settings.reach import KeyType
@@ -134,7 +137,7 @@ def acme_order(request: Table) -> Answer:
                 request["names"],
                 KeyType(request["key_type"]),
                 Path(request["webroot"]),
-                request["limit_seconds"],
+                request["patience_seconds"],
             )
         except OrderError as error:
             return {"order_error": error.as_json()}

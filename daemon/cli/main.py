@@ -18,6 +18,7 @@ INTERRUPTED = 128 + signal.SIGINT
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "audit": ("daemon.cli.audit", "audit"),
+    "certificate": ("daemon.cli.certificate", "certificate"),
     "completion": ("daemon.cli.completion", "completion"),
     "config": ("daemon.cli.config", "config"),
     "console": ("daemon.cli.console", "console"),
