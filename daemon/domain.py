@@ -258,9 +258,18 @@ def _interface_addresses(settings: Settings, truth: Truth) -> Iterator[Interface
 
 
 def own_addresses(settings: Settings, truth: Truth) -> list[Address]:
-    """The box's addresses as they are after the settings are applied, IPv4 first, without link-local ones."""
-    found = {address.ip for address in _interface_addresses(settings, truth)}
-    return sorted(found, key=lambda address: (address.version, int(address)))
+    """The box's addresses as they are after the settings are applied, without link-local ones.
+
+    IPv4 first, and within a family first those by which the box reaches the Internet.
+    """
+    gateways: set[Address] = set(_addresses([line.split()[0] for line in truth.gateways]))
+    for interface in settings.network.interfaces.values():
+        gateways |= {gateway for gateway in (interface.gateway, interface.gateway6) if gateway}
+    far = {
+        address.ip: not any(gateway in address.network for gateway in gateways)
+        for address in _interface_addresses(settings, truth)
+    }
+    return sorted(far, key=lambda address: (address.version, far[address], int(address)))
 
 
 def _own_addresses4(settings: Settings, truth: Truth) -> list[IPv4Address]:
