@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from daemon.errors import CommandFailedError
 
 DEFAULT_LIMIT_SECONDS = 30.0
+NOT_INHERITED = frozenset({"NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"})
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def run(
             text=True,
             errors="replace",
             timeout=limit_seconds,
-            env={**os.environ, "LC_ALL": "C.UTF-8", **(environment or {})},
+            env={**_inherited(), "LC_ALL": "C.UTF-8", **(environment or {})},
             check=False,
         )
     except subprocess.TimeoutExpired as error:
@@ -57,6 +58,11 @@ def run(
         last = (done.stderr.strip() or done.stdout.strip() or "it wrote nothing").splitlines()[-1]
         raise CommandFailedError(f"{words[0]} ended with status {done.returncode}: {last}")
     return Completed(words, done.returncode, done.stdout, done.stderr)
+
+
+def _inherited() -> dict[str, str]:
+    """Our environment without what systemd gave to us alone: `asterisk -rx` would report itself ready."""
+    return {name: value for name, value in os.environ.items() if name not in NOT_INHERITED}
 
 
 def run_on_terminal(arguments: Sequence[str]) -> int:
