@@ -64,9 +64,10 @@ def _ask(name: str, host: str, port: int, begin: float) -> Served:
             encoded = secure.getpeercert(binary_form=True) or b""
     except OSError as error:
         return Served(name, "", "", _why(error), time.monotonic() - begin)
-    certificate = x509.load_der_x509_certificate(encoded)
+    digits = f"{x509.load_der_x509_certificate(encoded).serial_number:X}"
+    serial = digits.zfill(len(digits) + len(digits) % 2)
     fingerprint = hashlib.sha256(encoded).hexdigest().upper()
-    return Served(name, f"{certificate.serial_number:X}", fingerprint, "", time.monotonic() - begin)
+    return Served(name, serial, fingerprint, "", time.monotonic() - begin)
 
 
 def _why(error: OSError) -> str:

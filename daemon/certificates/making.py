@@ -113,7 +113,7 @@ def describe(chain_text: str) -> Facts:
     chain = x509.load_pem_x509_certificates(chain_text.encode())
     leaf = chain[0]
     return Facts(
-        serial=f"{leaf.serial_number:X}",
+        serial=serial_text(leaf),
         fingerprint=leaf.fingerprint(hashes.SHA256()).hex().upper(),
         subject=leaf.subject.rfc4514_string(),
         issuer=leaf.issuer.rfc4514_string(),
@@ -124,6 +124,12 @@ def describe(chain_text: str) -> Facts:
         self_signed=leaf.subject == leaf.issuer,
         chain=len(chain),
     )
+
+
+def serial_text(certificate: x509.Certificate) -> str:
+    """As `openssl x509 -serial` writes it: upper-case hexadecimal, whole bytes."""
+    digits = f"{certificate.serial_number:X}"
+    return digits.zfill(len(digits) + len(digits) % 2)
 
 
 def _names(certificate: x509.Certificate) -> list[str]:
