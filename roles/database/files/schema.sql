@@ -18,6 +18,18 @@ CREATE USER IF NOT EXISTS asterisk@localhost IDENTIFIED VIA unix_socket;
 GRANT SELECT, INSERT, UPDATE, DELETE ON centralino.* TO asterisk@localhost;
 CREATE USER IF NOT EXISTS centralino@localhost IDENTIFIED VIA unix_socket;
 GRANT ALL PRIVILEGES ON centralino.* TO centralino@localhost;
+-- The other node of a pair, which reads the log of changes as a system user of its own.
+CREATE USER IF NOT EXISTS `centralino-replica`@localhost IDENTIFIED VIA unix_socket;
+GRANT REPLICATION SLAVE ON *.* TO `centralino-replica`@localhost;
+
+-- Whose data this is: drawn when a pair is formed, copied with the data. Two nodes with different ones have
+-- nothing in common, whatever their positions say.
+CREATE DATABASE IF NOT EXISTS centralino_pair CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
+CREATE TABLE IF NOT EXISTS centralino_pair.lineage (
+    one TINYINT NOT NULL PRIMARY KEY DEFAULT 1 CHECK (one = 1),
+    identifier CHAR(36) NOT NULL
+) ENGINE = InnoDB;
+GRANT SELECT ON centralino_pair.lineage TO `centralino-replica`@localhost;
 
 USE centralino;
 
