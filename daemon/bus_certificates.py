@@ -11,7 +11,7 @@ from typing import Any
 from daemon.authorization import Caller, reads, writes
 from daemon.bus import BUS_NAME, Handler
 from daemon.certificates.edge import refuse_without
-from daemon.certificates.operations import AcmeWishes, Operations, Upload
+from daemon.certificates.operations import AcmeWishes, Operations, Upload, encoded_roots
 from daemon.engine import Progress
 from daemon.errors import InvalidSettingsError, Problem, UnavailableError
 from daemon.jobs import JobHandle, Jobs
@@ -123,7 +123,7 @@ class _Certificates:
             contact=table.get("email"),
             staging=table.get("staging"),
             directory=table.get("directory"),
-            directory_roots=table.get("roots"),
+            directory_roots=encoded_roots(table["roots"]) if table.get("roots") else None,
             terms_accepted=table.get("accept_terms") is True,
         )
         operations = self._known()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import http.client
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -68,6 +68,7 @@ class Circumstances:
     webroot: Path
     directory: str
     http_port: int = 80
+    dns_port: int = 53
 
 
 def failing(
@@ -84,7 +85,7 @@ def failing(
     if on_paper or given.public_address is None:
         return
     for name in given.names:
-        yield from _name(name, given.public_address, given.resolvers)
+        yield from _name(name, given.public_address, given)
     yield from _port_80(given, local)
     trouble = fetch_directory()
     if trouble is not None:
@@ -104,13 +105,13 @@ def _on_paper(given: Circumstances) -> Iterator[Failing]:
         yield Failing(Condition.TERMS, "", "add --accept-terms once you have read them")
 
 
-def _name(name: str, public: Address, resolvers: Sequence[Address]) -> Iterator[Failing]:
+def _name(name: str, public: Address, given: Circumstances) -> Iterator[Failing]:
     found: set[Address] = set()
     answered, unknown, trouble = False, False, "none is configured"
     for kind in (RecordType.A, RecordType.AAAA):
-        for resolver in resolvers:
+        for resolver in given.resolvers:
             try:
-                answer = ask(name, kind, resolver)
+                answer = ask(name, kind, resolver, port=given.dns_port)
             except UnavailableError as error:
                 trouble = error.message
                 continue

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import re
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -54,7 +56,7 @@ class AcmeWishes:
     contact: str | None = None
     staging: bool | None = None
     directory: str | None = None
-    directory_roots: str | None = None
+    directory_roots: tuple[str, ...] | None = None
     terms_accepted: bool = False
 
 
@@ -63,6 +65,24 @@ def directory_of(acme: Acme) -> str:
     if acme.directory is not None:
         return acme.directory
     return LETS_ENCRYPT_STAGING if acme.staging else LETS_ENCRYPT
+
+
+def encoded_roots(text: str) -> tuple[str, ...]:
+    """The certificates of a PEM file as the settings keep them: base64 in one line each.
+
+    Raises InvalidSettingsError if there is none.
+    """
+    blocks = re.findall(r"-----BEGIN CERTIFICATE-----([A-Za-z0-9+/=\s]+)-----END CERTIFICATE-----", text)
+    if not blocks:
+        remedy = "give a file with -----BEGIN CERTIFICATE-----"
+        raise InvalidSettingsError([Problem("roots", "there is no certificate in PEM", remedy)])
+    return tuple("".join(block.split()) for block in blocks)
+
+
+def pem_of(roots: Sequence[str]) -> str:
+    """The reverse of `encoded_roots`."""
+    lines = ("\n".join(textwrap.wrap(root, 64)) for root in roots)
+    return "".join(f"-----BEGIN CERTIFICATE-----\n{block}\n-----END CERTIFICATE-----\n" for block in lines)
 
 
 class Operations:
@@ -359,7 +379,7 @@ class Operations:
         return {
             "directory": directory_of(acme),
             "bundle": self._bundle(),
-            "roots": acme.directory_roots if acme.directory is not None else None,
+            "roots": pem_of(acme.directory_roots) if acme.directory and acme.directory_roots else None,
         }
 
     def _bundle(self) -> str:

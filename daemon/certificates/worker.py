@@ -141,8 +141,26 @@ def acme_order(request: Table) -> Answer:
             )
         except OrderError as error:
             return {"order_error": error.as_json()}
+    if wrong := _unusable(got.chain, got.key, request["names"]):
+        refused = {
+            "fault": "unusable",
+            "message": wrong,
+            "remedy": "use another service",
+            "retry_after": None,
+        }
+        return {"order_error": refused, "account": got.account}
     facts = making.describe(got.chain).as_json()
     return {"chain": got.chain, "key": got.key, "facts": facts, "account": got.account}
+
+
+def _unusable(chain: str, key: str, names: list[str]) -> str:
+    """Why an issued certificate cannot be served; the service's root is its own affair."""
+    from daemon.certificates.check import Fault, check
+    from daemon.certificates.material import read_material
+
+    verdict = check(read_material([chain.encode(), key.encode()]), names, datetime.now(UTC))
+    wrong = [fault.sentence() for fault in verdict.faults if fault.kind is not Fault.CHAIN_INCOMPLETE]
+    return f"the certificate that was issued cannot be used: {'; '.join(wrong)}" if wrong else ""
 
 
 def acme_renewal(request: Table) -> Answer:

@@ -88,19 +88,17 @@ class KeyType(StrEnum):
     EC_P256 = "ec-p256"
 
 
-CertificateText = Annotated[
-    str,
-    StringConstraints(pattern=r"^(-----(BEGIN|END) CERTIFICATE-----|[A-Za-z0-9+/=\r\n])+$", max_length=65536),
-]
+EncodedCertificate = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9+/]+={0,2}$", max_length=16384)]
 
 
 class Acme(Part):
     """Automatic certificates (RFC 8555, HTTP-01)."""
 
     directory: WebAddress | None = Field(default=None, description="ACME directory; unset: Let's Encrypt.")
-    directory_roots: CertificateText | None = Field(
-        default=None,
-        description="Certificates (PEM) that vouch for a directory of one's own; unset: the system's roots.",
+    directory_roots: tuple[EncodedCertificate, ...] = Field(
+        default=(),
+        max_length=10,
+        description="Certificates (base64 of DER) that vouch for that directory; empty: the system's.",
     )
     staging: bool = Field(default=False, description="Use Let's Encrypt's staging service, for trials.")
     contact: MailAddress | None = Field(default=None, description="Account e-mail address.")
