@@ -1,4 +1,4 @@
-"""Live calls for certificate tests: SIPp over UDP, and over TLS by way of a tunnel (Debian's SIPp has no TLS)."""
+"""Live calls for certificate tests: SIPp over UDP, and over TLS by a tunnel (Debian's SIPp has no TLS)."""
 
 from __future__ import annotations
 
@@ -93,7 +93,9 @@ def live_channels(node: Node) -> int:
 
 
 @contextmanager
-def calls(node: Node, client: Client, folder: Path, *, each: int, seconds: float) -> Iterator[list[LiveCalls]]:
+def calls(
+    node: Node, client: Client, folder: Path, *, each: int, seconds: float
+) -> Iterator[list[LiveCalls]]:
     """Put `each` calls over UDP and as many over TLS to the echo test, and wait until all are up."""
     made = []
     tunnel = TlsTunnel(client, (node.address(), 5061))

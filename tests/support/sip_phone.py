@@ -93,7 +93,8 @@ def forge(host: str, source: str, user: str, count: int) -> None:
         text = (
             f"REGISTER sip:{host} SIP/2.0\r\n"
             f"Via: SIP/2.0/UDP {source}:5060;branch=z9hG4bK{secrets.token_hex(8)}\r\n"
-            f"From: <sip:{user}{number}@{host}>;tag={secrets.token_hex(4)}\r\nTo: <sip:{user}{number}@{host}>\r\n"
+            f"From: <sip:{user}{number}@{host}>;tag={secrets.token_hex(4)}\r\n"
+            f"To: <sip:{user}{number}@{host}>\r\n"
             f"Call-ID: {secrets.token_hex(8)}\r\nCSeq: 1 REGISTER\r\nMax-Forwards: 70\r\n"
             f"Contact: <sip:{user}@{source}>\r\nUser-Agent: friendly-scanner\r\nContent-Length: 0\r\n\r\n"
         ).encode()
