@@ -7,6 +7,7 @@ netlink(7); everything used is in Linux 4.18.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import socket
@@ -30,15 +31,24 @@ _NETLINK_NETFILTER = 12
 _SUBSYSTEM = 10
 _INET = 1
 _BATCH_BEGIN, _BATCH_END, _ERROR, _DONE = 0x10, 0x11, 2, 3
-_NEW_ELEMENT, _GET_ELEMENT, _DELETE_ELEMENT, _GET_GENERATION = (
-    _SUBSYSTEM << 8 | number for number in (12, 13, 14, 16)
+_GET_TABLE, _NEW_ELEMENT, _GET_ELEMENT, _DELETE_ELEMENT, _GET_GENERATION = (
+    _SUBSYSTEM << 8 | number for number in (1, 12, 13, 14, 16)
 )
+_TABLE_ATTRIBUTE_NAME, _TABLE_ATTRIBUTE_HANDLE = 1, 4
 _REQUEST, _ACKNOWLEDGE, _DUMP, _CREATE = 0x1, 0x4, 0x300, 0x400
 _NESTED, _TYPE_MASK = 0x8000, 0x3FFF
 _LIST_TABLE, _LIST_SET, _LIST_ELEMENTS, _LIST_ELEMENT = 1, 2, 3, 1
 _KEY, _TIMEOUT, _EXPIRATION, _VALUE = 1, 4, 5, 1
 _BUFFER_BYTES = 8 * 1024 * 1024
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
+
+
+class RefusedError(CommandFailedError):
+    """The kernel refuses a change or a question; `number` is the errno."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"the kernel's firewall refused: {os.strerror(number)}")
+        self.number = number
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +92,25 @@ class KernelSets:
             elements = sorted(element for body in _dump(name) for element in _raw_elements(body))
             sum_of_all.update(f"{name} {len(elements)} ".encode() + b"".join(elements))
         return sum_of_all.hexdigest()
+
+    def table(self) -> int | None:
+        """The kernel's number of our table, another one when it was made anew; None if there is none.
+
+        Raises CommandFailedError.
+        """
+        question = _message(_GET_TABLE, _REQUEST, 1, _text(_TABLE_ATTRIBUTE_NAME, TABLE_NAME))
+        try:
+            with _open() as link:
+                link.send(question)
+                for _kind, body in _answers(link, until_done=False):
+                    for kind, value in _attributes(body[4:]):
+                        if kind == _TABLE_ATTRIBUTE_HANDLE:
+                            return int(struct.unpack(">Q", value)[0])
+        except RefusedError as error:
+            if error.number == errno.ENOENT:
+                return None
+            raise
+        return 0
 
     def generation(self) -> int:
         """A number that the kernel raises with every change of any table; elements that packets add do not
@@ -165,8 +194,7 @@ def _answers(
             if kind == _ERROR:
                 number = struct.unpack_from("=i", body)[0]
                 if number:
-                    reason = os.strerror(-number)
-                    raise CommandFailedError(f"the kernel's firewall refused the change: {reason}")
+                    raise RefusedError(-number)
                 left -= 1
                 if left <= 0 and not until_done:
                     return

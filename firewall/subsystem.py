@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import ip_network
@@ -34,7 +35,9 @@ FAILSAFE_FILE = Path("/etc/centralino/failsafe.nft")
 FAILSAFE_ALARM = "firewall.failsafe"
 DRIFT_ALARM = "firewall.drift"
 FILE_ALARM = "firewall.file"
-WATCH_SECONDS = 15.0
+WATCH_SECONDS = 5.0
+# So long an alarm stands after what it tells of was put right.
+TOLD_SECONDS = 600.0
 # For a box whose owner switched the firewall off; other tables stay.
 NO_TABLE = f"add table {TABLE}\ndelete table {TABLE}\n"
 
@@ -71,6 +74,8 @@ class Firewall:
         self._lock = threading.RLock()
         self._loaded: str | None = None
         self._generation = 0
+        self._table: int | None = None
+        self._put_right = 0.0
         self._failsafe_reason = ""
         self._stopped = threading.Event()
         self._watcher: threading.Thread | None = None
@@ -192,25 +197,34 @@ class Firewall:
                 log.warning("the firewall could not be looked at: %s", error)
 
     def _look_after(self) -> None:
-        if self._failsafe_reason:
+        if self._failsafe_reason or not self._settings().firewall.enabled:
             return
-        drift = self._drift()
-        if not drift:
-            self._alarms.clear_alarm(DRIFT_ALARM)
-            return
-        sentence = f"{drift[0]}; see who did it, then run: centralino firewall reload"
-        if self._settings().firewall.enabled and kernel_rules.digest() is None:
-            # Without the table everything is open: that does not wait for a person.
-            sentence = "the firewall's table had been removed by something else, and was put back"
+        table = self._kernel.table()
+        if table != self._table:
+            # Without the table everything is open, and with a new one (nftables.service was started again)
+            # nobody is blocked: neither waits for a person.
+            log.warning(
+                "the firewall's table was %s; it is loaded again", "made anew" if table else "removed"
+            )
             self.refresh()
             self._on_lost()
-        self._alarms.raise_alarm(DRIFT_ALARM, sentence)
+            if table is None:
+                sentence = "the firewall's table had been removed by something else, and was put back"
+                self._alarms.raise_alarm(DRIFT_ALARM, f"{sentence}; find out what flushes the rules")
+                self._put_right = time.monotonic()
+        elif drift := self._drift():
+            sentence = f"{drift[0]}; see who did it, then run: centralino firewall reload"
+            self._alarms.raise_alarm(DRIFT_ALARM, sentence)
+        elif time.monotonic() - self._put_right > TOLD_SECONDS or not self._put_right:
+            self._alarms.clear_alarm(DRIFT_ALARM)
 
     def _drift(self) -> tuple[str, ...]:
         """What differs from what was loaded. The kernel's generation tells cheaply that nothing can."""
         with self._lock:
             if self._loaded is None:
                 return ("the firewall's policy has not been loaded yet",)
+            if self._kernel.table() != self._table:
+                return ("the firewall's table was taken away or made anew; it is being put back",)
             generation = self._kernel.generation()
             if generation == self._generation:
                 return ()
@@ -218,8 +232,6 @@ class Firewall:
             if now == self._loaded:
                 self._generation = generation
                 return ()
-        if now.startswith("none"):
-            return ("the firewall's table is missing",)
         return ("the firewall's table was changed by something else than these settings",)
 
     def _digest(self) -> str:
@@ -231,6 +243,7 @@ class Firewall:
     def _load(self, script: str) -> None:
         extra = "" if script == NO_TABLE else session_elements(self._sessions())
         kernel_rules.load(script + extra)
+        self._table = self._kernel.table()
         self._loaded = self._digest()
         self._generation = self._kernel.generation()
 

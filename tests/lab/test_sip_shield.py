@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import sys
 import sysconfig
@@ -40,11 +41,14 @@ remove_existing = yes
 """
 
 
-def with_this_tree(lab_root: Path) -> dict[str, str]:
-    """This tree's packages in place of those in the image."""
+def with_this_tree(lab_root: Path, copy: Path) -> dict[str, str]:
+    """This tree's packages, as they are now, in place of those in the image."""
     (site,) = (lab_root / "opt/centralino/venv/lib").glob("python3*/site-packages")
     inside = "/" / site.relative_to(lab_root)
-    return {str(REPOSITORY / name): str(inside / name) for name in ("daemon", "firewall", "fault_tolerance")}
+    names = ("daemon", "firewall", "fault_tolerance")
+    for name in names:
+        shutil.copytree(REPOSITORY / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return {str(copy / name): str(inside / name) for name in names}
 
 
 @pytest.fixture(scope="module")
@@ -52,13 +56,15 @@ def lab_of_one(
     lab_root: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[Lab]:
     with Lab(lab_root, tmp_path_factory.mktemp("shield") / "lab") as lab:
-        made = lab.add_node(binds=with_this_tree(lab_root))
+        made = lab.add_node(binds=with_this_tree(lab_root, tmp_path_factory.mktemp("tree")))
         for name in ("phone", "attacker", "stranger"):
             lab.add_client(name)
         lab.power_on_all()
         made.run(["tee", "/etc/asterisk/pjsip.d/test.conf"], input_text=ACCOUNT)
         made.wait_active("asterisk.service", 90)
-        wait_for(lambda: made.run(["asterisk", "-rx", "core waitfullybooted"], check=False).ok, 60, "Asterisk")
+        wait_for(
+            lambda: made.run(["asterisk", "-rx", "core waitfullybooted"], check=False).ok, 60, "Asterisk"
+        )
         made.run(["asterisk", "-rx", "module reload res_pjsip.so"])
         wait_for(lambda: shield(made)["listening"] is True, 60, "the shield's connection")
         yield lab
@@ -139,8 +145,9 @@ CONNECTION = """
 import socket, sys
 host = sys.argv[1]
 link = socket.create_connection((host, 5060), 5)
-text = ("OPTIONS sip:{h} SIP/2.0\\r\\nVia: SIP/2.0/TCP 1.2.3.4:5060;branch=z9hG4bK{n}\\r\\nFrom: <sip:a@{h}>;tag=1\\r\\n"
-    "To: <sip:{h}>\\r\\nCall-ID: {n}\\r\\nCSeq: 1 OPTIONS\\r\\nMax-Forwards: 70\\r\\nContent-Length: 0\\r\\n\\r\\n")
+text = "\\r\\n".join((
+    "OPTIONS sip:{h} SIP/2.0", "Via: SIP/2.0/TCP 1.2.3.4:5060;branch=z9hG4bK{n}", "From: <sip:a@{h}>;tag=1",
+    "To: <sip:{h}>", "Call-ID: {n}", "CSeq: 1 OPTIONS", "Max-Forwards: 70", "Content-Length: 0", "", ""))
 link.settimeout(3)
 for line in sys.stdin:
     try:
