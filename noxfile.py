@@ -29,7 +29,21 @@ def python(session: nox.Session, *arguments: str) -> None:
 @nox.session
 def build(session: nox.Session) -> None:
     """Build the reference root tree; arguments go to `centralino-build image`."""
-    python(session, "-m", "appliance.cli", "image", "--platform", "debian12", *(session.posargs or ["--format", "root"]))
+    python(
+        session,
+        "-m",
+        "appliance.cli",
+        "image",
+        "--platform",
+        "debian12",
+        *(session.posargs or ["--format", "root"]),
+    )
+
+
+@nox.session
+def cli(session: nox.Session) -> None:
+    """Run `centralino-build` with the arguments after `--`."""
+    python(session, "-m", "appliance.cli", *session.posargs)
 
 
 @nox.session
@@ -58,6 +72,7 @@ def lint(session: nox.Session) -> None:
     python(session, "-m", "ruff", "format", "--check", ".")
     python(session, "-m", "mypy")
     session.run("lint-imports", "--no-cache", external=True)
+    python(session, "-m", "docs.generate", "--check")
     session.run("ansible-lint", "--offline", "--strict", "roles", external=True)
     scripts = [*Path(".ci").glob("nox"), Path(".ci/run"), *Path("roles").rglob("*.sh"), Path("roles/install")]
     session.run("shellcheck", *map(str, scripts), external=True)
