@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from appliance.lab import LOGS, Lab, Node
+from appliance.lab_tree import packages_of_this_tree
 
 FAILED = pytest.StashKey[bool]()
 
@@ -60,3 +61,9 @@ def shared_node(
         yield made.node("node1")
         if request.session.stash.get(FAILED, False):
             made.save_logs(LOGS / "shared")
+
+
+@pytest.fixture(scope="session")
+def code(lab_root: Path) -> dict[str, str]:
+    """Binds that put this tree's packages over those of a root chosen by hand, which may be older."""
+    return packages_of_this_tree(lab_root) if os.environ.get("CENTRALINO_LAB_ROOT") else {}
