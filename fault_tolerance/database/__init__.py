@@ -1,0 +1,66 @@
+"""The telephony data on both nodes: MariaDB always, MongoDB where it is installed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from daemon.errors import NotFoundError
+from daemon.platform import Platform, platform
+
+if TYPE_CHECKING:
+    from fault_tolerance.contracts import DatabaseReplica, PeerChannel
+    from fault_tolerance.pair import Pair
+
+STATE = Path("/var/lib/centralino/fault-tolerance/database")
+
+
+def build(pair: Pair, channel: PeerChannel) -> DatabaseReplica:
+    """The database of this node as half of a pair. Raises CentralinoError."""
+    import pwd
+
+    from fault_tolerance.database.replica import MariaDb, Server
+    from fault_tolerance.database.session import REPLICA_USER
+    from fault_tolerance.database.settings import server_id
+
+    box = platform()
+    owner = box.users["mariadb"]
+    try:
+        reader, owner_entry = pwd.getpwnam(REPLICA_USER), pwd.getpwnam(owner)
+    except KeyError as error:
+        raise NotFoundError(
+            f"the system user of the replication is missing: {error}", "reinstall the payload"
+        ) from error
+    return MariaDb(
+        Server(
+            socket=box.paths["mariadb_socket"],
+            home=box.paths["mariadb_data"],
+            configuration=box.paths["mariadb_config"],
+            unit=box.units["mariadb"],
+            owner=owner,
+            owner_id=owner_entry.pw_uid,
+            user=reader.pw_uid,
+            group=reader.pw_gid,
+            number=server_id(pair.own, pair.peer),
+            state=STATE,
+        ),
+        channel,
+    )
+
+
+def dissolve(box: Platform | None = None, limit_seconds: float = 10.0) -> None:
+    """This node stands alone again: its data stays and is writable. Raises CentralinoError."""
+    from fault_tolerance.database import settings
+    from fault_tolerance.database.session import session
+
+    known = box or platform()
+    settings.remove(known.paths["mariadb_config"])
+    with session(known.paths["mariadb_socket"], limit_seconds) as own:
+        own.do(
+            "STOP SLAVE",
+            "RESET SLAVE ALL",
+            "SET GLOBAL rpl_semi_sync_slave_enabled = OFF",
+            "SET GLOBAL rpl_semi_sync_master_enabled = OFF",
+            "DELETE FROM centralino_pair.lineage",
+            "SET GLOBAL read_only = OFF",
+        )

@@ -1,0 +1,90 @@
+"""The two moments at which a database changes sides: nothing received is lost, nothing more is written."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from daemon.errors import CentralinoError, CommandFailedError, UnavailableError
+from daemon.run import run
+from fault_tolerance.database.look import look
+from fault_tolerance.database.session import REPLICA_USER, Session, session
+
+APPLY_ROUND_SECONDS = 0.01
+# The server kills a client's session and answers at once; the session ends a moment later.
+KILL_ROUND_SECONDS = 0.05
+UNIT_LIMIT_SECONDS = 5.0
+
+
+def drain(own: Session, deadline: float) -> None:
+    """Apply everything that was received, then forget the peer. `deadline` is monotonic.
+
+    Raises CommandFailedError when the replica is broken, UnavailableError when the time is over.
+    """
+    if not own.rows("SHOW SLAVE STATUS"):
+        return
+    own.do("STOP SLAVE IO_THREAD")
+    while True:
+        seen = look(own, time.monotonic(), "-")
+        if seen.state.includes(seen.received):
+            break
+        if not seen.applying:
+            raise CommandFailedError(
+                f"the replica cannot apply what it has received: {seen.trouble or 'it was stopped'}",
+                "run on the slave: centralino replication start --what db",
+            )
+        if time.monotonic() > deadline:
+            missing = seen.received.sequence - seen.state.sequence
+            raise UnavailableError(f"{missing} received transactions could not be applied in time")
+        time.sleep(APPLY_ROUND_SECONDS)
+    own.do("STOP SLAVE", "RESET SLAVE ALL")
+
+
+def shut(own: Session, deadline: float) -> None:
+    """Refuse writes, and prove it. Raises UnavailableError or CommandFailedError.
+
+    Sessions are killed first: what waits for the peer's confirmation must not be acknowledged to its client
+    by a node that steps down.
+    """
+    own.do(f"SET SESSION lock_wait_timeout = {max(1, int(deadline - time.monotonic()))}")
+    kill_sessions(own)
+    own.do("SET GLOBAL read_only = ON")
+    while kill_sessions(own):
+        if time.monotonic() > deadline:
+            raise UnavailableError("sessions of the database do not end")
+        time.sleep(KILL_ROUND_SECONDS)
+    own.do("SET GLOBAL rpl_semi_sync_master_enabled = OFF")
+    if own.number("SELECT @@read_only") != 1:
+        raise UnavailableError("the database stayed writable")
+
+
+def kill_sessions(own: Session) -> int:
+    """End every session of a client but this one; how many there were."""
+    rows = own.rows(
+        "SELECT ID AS id FROM information_schema.PROCESSLIST WHERE ID <> CONNECTION_ID()"
+        " AND USER NOT IN ('system user', 'event_scheduler', %s) AND COMMAND <> 'Daemon'",
+        (REPLICA_USER,),
+    )
+    for row in rows:
+        with suppress(CommandFailedError):  # it ended by itself
+            own.do(f"KILL CONNECTION {int(str(row['id']))}")
+    return len(rows)
+
+
+def fence(unit: str, socket: Path, deadline: float) -> None:
+    """End a server that does not close; its configuration has it come back read-only.
+
+    Raises UnavailableError if even its end is not certain.
+    """
+    run(["systemctl", "kill", "--signal=SIGKILL", unit], limit_seconds=UNIT_LIMIT_SECONDS, check=False)
+    while time.monotonic() < deadline:
+        words = ["systemctl", "show", "--property=ActiveState", "--value", unit]
+        if run(words, limit_seconds=UNIT_LIMIT_SECONDS).output.strip() != "active":
+            return
+        # It may be back already: then it came up read-only, or it is not the one that was killed.
+        with suppress(CentralinoError), session(socket, 1) as own:
+            if own.number("SELECT @@read_only") == 1:
+                return
+        time.sleep(KILL_ROUND_SECONDS)
+    raise UnavailableError("the database could be neither closed nor killed")

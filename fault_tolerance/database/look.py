@@ -1,0 +1,200 @@
+"""One look at the database of this node, and what it means for the pair. The meaning is pure."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from daemon.errors import CommandFailedError
+from fault_tolerance.contracts import ReplicaState
+from fault_tolerance.database.gtid import GtidState, parse
+from fault_tolerance.database.session import Row, Session
+from fault_tolerance.view import Obstacle
+
+# A replica that needs longer than this to work off what it has received would delay a promotion too much.
+LONGEST_LAG_MILLISECONDS = 5000.0
+# What the peer said counts as fresh for so long; older words are those of a peer that died or is cut off.
+FRESH_SECONDS = 1.0
+REMEMBERED = 300
+
+
+class Aim(StrEnum):
+    """What the database of this node shall be; the keeper brings it back there."""
+
+    UNDECIDED = "undecided"
+    WRITABLE = "writable"
+    READ_ONLY = "read-only"
+    FOLLOWING = "following"
+
+
+@dataclass(frozen=True)
+class Look:
+    """`moment` is monotonic. `state` is what this node has written or applied, `received` what it has got
+    from the peer and may still have to apply. `following` says whether both threads of the replica run."""
+
+    moment: float
+    writable: bool = False
+    state: GtidState = field(default_factory=GtidState)
+    received: GtidState = field(default_factory=GtidState)
+    lineage: str = ""
+    configured: bool = False
+    receiving: bool = False
+    applying: bool = False
+    trouble: str = ""
+    purged: bool = False
+    synchronous: bool = False
+
+    @property
+    def following(self) -> bool:
+        """Both halves of the replica run."""
+        return self.receiving and self.applying
+
+
+@dataclass(frozen=True)
+class Said:
+    """What the peer's part said, and when (monotonic); `closed` means that its database takes no writes."""
+
+    moment: float
+    writable: bool
+    synchronous: bool
+    sequence: int
+    lag_milliseconds: float | None = None
+    answers: bool = True
+
+
+def look(session: Session, moment: float, lineage: str = "") -> Look:
+    """Ask this node's server. `lineage` is asked for only when it is not known yet."""
+    (row,) = session.rows(
+        "SELECT @@read_only AS ro, @@gtid_binlog_state AS state, @@gtid_slave_pos AS applied,"
+        " @@rpl_semi_sync_master_enabled AS semi"
+    )
+    replica = session.rows("SHOW SLAVE STATUS")
+    counters = session.variables("Rpl_semi_sync_master_%") if _true(row["semi"]) else {}
+    state = parse(_text(row["state"])).joined(parse(_text(row["applied"])))
+    first: Row = replica[0] if replica else {}
+    return Look(
+        moment=moment,
+        writable=not _true(row["ro"]),
+        state=state,
+        received=parse(_text(first.get("Gtid_IO_Pos"))),
+        lineage=lineage or lineage_of(session),
+        configured=bool(replica),
+        receiving=_text(first.get("Slave_IO_Running")) == "Yes",
+        applying=_text(first.get("Slave_SQL_Running")) == "Yes",
+        trouble=_text(first.get("Last_SQL_Error")) or _text(first.get("Last_IO_Error")),
+        purged=_text(first.get("Last_IO_Errno")) == "1236",
+        synchronous=is_synchronous(counters),
+    )
+
+
+def is_synchronous(counters: Mapping[str, str]) -> bool:
+    """Whether each commit now waits for a peer that is there."""
+    return (
+        counters.get("Rpl_semi_sync_master_status") == "ON"
+        and int(counters.get("Rpl_semi_sync_master_clients", "0")) > 0
+    )
+
+
+def lineage_of(session: Session) -> str:
+    """Whose data this is, "" before a pair was formed or before the schema is there."""
+    try:
+        return session.text("SELECT identifier FROM centralino_pair.lineage")
+    except CommandFailedError:
+        return ""
+
+
+def errant(own: Look, own_server: int, peer: GtidState) -> bool:
+    """Whether this slave has written by itself something that the peer does not have."""
+    return any(gtid.server == own_server and not peer.holds(gtid) for gtid in own.state.last)
+
+
+class Lag:
+    """How old the newest transaction is that the peer had and this node has not applied yet."""
+
+    def __init__(self) -> None:
+        self._heard: deque[tuple[float, int]] = deque(maxlen=REMEMBERED)
+
+    def heard(self, moment: float, sequence: int) -> None:
+        """The peer stood at `sequence` at `moment`."""
+        if self._heard and self._heard[-1][1] > sequence:
+            self._heard.clear()  # another history
+        if not self._heard or self._heard[-1][1] != sequence:
+            self._heard.append((moment, sequence))
+
+    def milliseconds(self, own: Look) -> float | None:
+        """None before the peer has said anything."""
+        if not self._heard:
+            return None
+        for moment, sequence in tuple(self._heard):
+            if sequence > own.state.sequence:
+                return max(0.0, (own.moment - moment) * 1000)
+        return 0.0
+
+
+def slave_state(own: Look | None, said: Said | None, lag: float | None, now: float) -> ReplicaState:
+    """What a slave's replica is worth at this moment.
+
+    A peer that died says nothing any more: then its last words count, and a replica whose connection went
+    with it is as good as it was.
+    """
+    if own is None:
+        return ReplicaState(frozenset({Obstacle.REPLICA_BROKEN}), lag, None, "the database does not answer")
+    fresh = said is not None and now - said.moment <= FRESH_SECONDS
+    if not own.configured:
+        return ReplicaState(
+            frozenset({Obstacle.REPLICA_BROKEN}), lag, None, "the database does not replicate from the peer"
+        )
+    if not own.applying or (fresh and not own.receiving and own.trouble):
+        why = own.trouble or "somebody stopped it"
+        return ReplicaState(
+            frozenset({Obstacle.REPLICA_BROKEN}), lag, None, f"replication stands still: {why}"
+        )
+    if said is None:
+        return ReplicaState(
+            frozenset({Obstacle.REPLICA_BEHIND}), lag, None, "the peer has not said where it stands"
+        )
+    have = max(own.received.sequence, own.state.sequence)
+    if said.answers and said.writable and not said.synchronous:
+        return ReplicaState(
+            frozenset({Obstacle.REPLICA_BEHIND}),
+            lag,
+            None,
+            "the peer commits without waiting for this node, so it may hold newer data",
+        )
+    if said.answers and not said.writable and said.sequence > have:
+        return ReplicaState(
+            frozenset({Obstacle.REPLICA_BEHIND}),
+            lag,
+            None,
+            "the peer holds transactions that did not come here",
+        )
+    if lag is not None and lag > LONGEST_LAG_MILLISECONDS:
+        return ReplicaState(
+            frozenset({Obstacle.REPLICA_BEHIND}), lag, None, f"the replica is {lag / 1000:.1f} s behind"
+        )
+    return ReplicaState(frozenset(), lag, None, "follows the peer")
+
+
+def master_state(own: Look | None, said: Said | None) -> ReplicaState:
+    """What a master can say of the peer's copy."""
+    lag = None if said is None else said.lag_milliseconds
+    if own is None:
+        return ReplicaState(frozenset(), lag, False, "the database does not answer")
+    if not own.synchronous:
+        return ReplicaState(
+            frozenset(),
+            lag,
+            False,
+            "the peer does not confirm commits: what is written now would be lost with this node",
+        )
+    return ReplicaState(frozenset(), lag, True, "each commit is on both nodes")
+
+
+def _text(value: object) -> str:
+    return "" if value is None else value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _true(value: object) -> bool:
+    return str(value) in ("1", "ON")

@@ -1,0 +1,402 @@
+"""MariaDB as one half of a pair: who may write, who follows, and what a returning node does.
+
+A keeper thread looks at the server four times a second and brings it back to its aim, whatever restarted,
+stopped or changed it. Orders and keeper take turns by one lock; what the runtime's loop reads lies in memory.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from daemon.errors import CancelledError, CentralinoError, StorageError, UnavailableError
+from daemon.files import ensure_directory
+from daemon.run import run
+from fault_tolerance.contracts import Channel, PeerChannel, Progress, ReplicaState
+from fault_tolerance.database import serve, settings
+from fault_tolerance.database.closing import drain, fence, shut
+from fault_tolerance.database.evidence import Evidence, export
+from fault_tolerance.database.forward import Forward
+from fault_tolerance.database.gtid import Comparison, GtidState, classify, parse
+from fault_tolerance.database.look import (
+    Aim,
+    Lag,
+    Look,
+    Said,
+    errant,
+    lineage_of,
+    look,
+    master_state,
+    slave_state,
+)
+from fault_tolerance.database.seed import Seeding, finish, receive
+from fault_tolerance.database.session import REPLICA_USER, Session, connect, connect_through, session
+from fault_tolerance.view import Obstacle
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 0.25
+RETRY_SECONDS = 1.0
+SHORT_LIMIT_SECONDS = 3.0
+RESTART_LIMIT_SECONDS = 300.0
+ANSWER_LIMIT_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Server:
+    """Where this node's database is. `home` holds its data directory; `user` and `group` are the numbers of
+    the system user as whom the peer reads, `owner_id` the database's own."""
+
+    socket: Path
+    home: Path
+    configuration: Path
+    unit: str
+    owner: str
+    owner_id: int
+    user: int
+    group: int
+    number: int
+    state: Path
+
+    @property
+    def evidence(self) -> Path:
+        """What only this node had, and what people have not taken away yet."""
+        return self.state / "evidence"
+
+
+class MariaDb:
+    """`contracts.DatabaseReplica`."""
+
+    def __init__(self, server: Server, channel: PeerChannel) -> None:
+        self._server = server
+        self._seeding = Seeding(server.home, server.owner, channel.command(Channel.DATABASE, [serve.SEED]))
+        self._forward = Forward(
+            lambda: channel.command(Channel.DATABASE, [serve.STREAM]), frozenset({0, server.owner_id})
+        )
+        self._turn = threading.RLock()
+        self._ended = threading.Event()
+        self._wake = threading.Event()
+        self._aim = Aim.UNDECIDED
+        self._look: Look | None = None
+        self._said: Said | None = None
+        self._peer_position = GtidState()
+        self._lag = Lag()
+        self._note = ""
+        self._seed_wanted = False
+        self._seed_failed: CentralinoError | None = None
+        self._seed_share: float | None = None
+        self._seed_text = ""
+        self._seed_cancelled = threading.Event()
+        self._watching: Session | None = None
+        self._retry_after = 0.0
+        ensure_directory(server.state, 0o700)
+        settings.write(server.configuration, server.number)
+        self._keeper = threading.Thread(target=self._keep, name="database-keeper", daemon=True)
+        self._keeper.start()
+
+    # --- orders ---------------------------------------------------------------------------------------
+
+    def make_writable(self, limit_seconds: float) -> None:
+        """See the contract. Raises UnavailableError when the relay log is not worked off in time."""
+        deadline = time.monotonic() + limit_seconds
+        # Ends the connection to a peer that may be dead, so that nothing below waits for it.
+        self._forward.close()
+        with self._turn, session(self._server.socket, limit_seconds) as own:
+            finish(self._seeding, own)
+            drain(own, deadline)
+            own.do(
+                f"SET GLOBAL server_id = {self._server.number}",
+                "SET GLOBAL rpl_semi_sync_slave_enabled = OFF",
+                "SET GLOBAL rpl_semi_sync_master_enabled = ON",
+                "SET GLOBAL read_only = OFF",
+            )
+            if not lineage_of(own):
+                own.rows("REPLACE INTO centralino_pair.lineage (identifier) VALUES (%s)", (str(uuid.uuid4()),))
+            self._aim = Aim.WRITABLE
+            self._note = ""
+            self._seed_wanted = False
+            self._look = look(own, time.monotonic())
+
+    def make_read_only(self, limit_seconds: float) -> None:
+        """See the contract. A server that does not obey is killed: it comes back read-only."""
+        deadline = time.monotonic() + limit_seconds
+        self._aim = Aim.READ_ONLY
+        with self._turn:
+            try:
+                with session(self._server.socket, max(1.0, limit_seconds / 2)) as own:
+                    shut(own, deadline)
+                    self._look = look(own, time.monotonic())
+            except CentralinoError as error:
+                log.error("the database did not become read-only (%s): it is killed", error)
+                self._look = None
+                settings.write(self._server.configuration, self._server.number)
+                fence(self._server.unit, self._server.socket, deadline + SHORT_LIMIT_SECONDS)
+
+    def follow(self, limit_seconds: float) -> None:
+        """See the contract. While the peer is not ready yet the keeper goes on trying."""
+        self._aim = Aim.FOLLOWING
+        with self._turn:
+            try:
+                self._begin_to_follow(limit_seconds)
+            except UnavailableError as error:
+                self._hold(error)
+
+    def seed_from_peer(self, progress: Progress) -> None:
+        """See the contract; joins a copy that is being made already."""
+        if self._aim is not Aim.FOLLOWING:
+            raise UnavailableError(
+                "only a slave takes a copy of its peer's database", "see: centralino fault-tolerance status"
+            )
+        self._seed_failed = None
+        self._seed_cancelled.clear()
+        self._seed_wanted = True
+        self._wake.set()
+        try:
+            while self._seed_wanted and not self._ended.wait(LOOK_SECONDS):
+                progress(self._seed_share, self._seed_text or "waiting for the database")
+        except CancelledError:
+            self._seed_cancelled.set()
+            raise
+        if self._seed_failed is not None:
+            raise self._seed_failed
+        progress(1.0, "the copy is in place and follows the peer")
+
+    def close(self) -> None:
+        """See the contract."""
+        self._ended.set()
+        self._seed_cancelled.set()
+        self._wake.set()
+        self._forward.close()
+        self._keeper.join(SHORT_LIMIT_SECONDS * 2)
+
+    # --- from memory ----------------------------------------------------------------------------------
+
+    def position(self) -> int:
+        """See the contract."""
+        seen = self._look
+        return 0 if seen is None else max(seen.state.sequence, seen.received.sequence)
+
+    def state(self) -> ReplicaState:
+        """See the contract."""
+        own, said = self._look, self._said
+        if self._aim is Aim.WRITABLE:
+            found = master_state(own, said)
+        else:
+            found = slave_state(
+                own, said, None if own is None else self._lag.milliseconds(own), time.monotonic()
+            )
+        obstacles = found.obstacles
+        details = [self._note or found.detail]
+        if self._seed_share is not None:
+            obstacles = frozenset({Obstacle.SEEDING})
+            details = [self._seed_text]
+        elif self._note and self._aim is Aim.FOLLOWING:
+            obstacles |= {Obstacle.REPLICA_BROKEN}
+        if kept := self._kept():
+            details.append(
+                f"transactions that only this node had are kept in {kept}; take the file away when done"
+            )
+        return ReplicaState(obstacles, found.lag_milliseconds, found.synchronous, "; ".join(details))
+
+    def heartbeat(self) -> dict[str, object]:
+        """See the contract."""
+        own = self._look
+        if own is None:
+            return {"answers": False}
+        return {
+            "answers": True,
+            "state": str(own.state),
+            "sequence": own.state.sequence,
+            "writable": own.writable,
+            "synchronous": own.synchronous,
+            "lag": self._lag.milliseconds(own) if self._aim is Aim.FOLLOWING else None,
+        }
+
+    def heard(self, facts: dict[str, object]) -> None:
+        """See the contract. A peer whose database does not answer keeps what it said last."""
+        now, before = time.monotonic(), self._said
+        if facts.get("answers") is not True:
+            if before is not None:
+                self._said = Said(now, before.writable, before.synchronous, before.sequence, answers=False)
+            return
+        sequence, lag = facts.get("sequence"), facts.get("lag")
+        if not isinstance(sequence, int):
+            return
+        self._said = Said(
+            now,
+            facts.get("writable") is True,
+            facts.get("synchronous") is True,
+            sequence,
+            float(lag) if isinstance(lag, int | float) else None,
+        )
+        self._lag.heard(now, sequence)
+        with suppress(ValueError):
+            self._peer_position = parse(str(facts.get("state", "")))
+
+    def serve_argv(self, words: Sequence[str]) -> list[str]:
+        """See the contract. Only a master gives copies of itself."""
+        if list(words) == [serve.SEED] and self._aim is not Aim.WRITABLE:
+            raise UnavailableError("this node is not master and gives no copy of its database")
+        server = self._server
+        return serve.argv(words, server.socket, self._seeding.data, server.user, server.group)
+
+    def _kept(self) -> Path | None:
+        with suppress(OSError):
+            return max(self._server.evidence.glob("*.sql"), default=None)
+        return None
+
+    # --- following ------------------------------------------------------------------------------------
+
+    def _begin_to_follow(self, limit_seconds: float) -> None:
+        port = self._forward.open()
+        with session(self._server.socket, limit_seconds) as own:
+            own.do("SET GLOBAL read_only = ON", "SET GLOBAL rpl_semi_sync_master_enabled = OFF")
+            finish(self._seeding, own)
+            own.do("STOP SLAVE")
+            seen = look(own, time.monotonic())
+            peer, lineage = self._ask_peer(port, limit_seconds)
+            if lineage != seen.lineage:
+                self._replace(seen.state, GtidState(), "this node's data is not a copy of the peer's")
+                return
+            compared = classify(seen.state, peer)
+            if compared in (Comparison.AHEAD, Comparison.DIVERGED):
+                self._replace(seen.state, peer, f"this node's data is {compared.value} of the peer's")
+                return
+            if seen.purged:
+                self._replace(
+                    seen.state, peer, "the peer's log does not reach back to where this node stopped"
+                )
+                return
+            own.do(
+                f"SET GLOBAL server_id = {self._server.number}",
+                "RESET SLAVE ALL",
+                f"SET GLOBAL gtid_slave_pos = '{seen.state.position_text}'",
+                f"CHANGE MASTER TO MASTER_HOST = '127.0.0.1', MASTER_PORT = {port},"
+                f" MASTER_USER = '{REPLICA_USER}', MASTER_USE_GTID = slave_pos,"
+                " MASTER_CONNECT_RETRY = 1, MASTER_HEARTBEAT_PERIOD = 1",
+                "SET GLOBAL rpl_semi_sync_slave_enabled = ON",
+                "START SLAVE",
+            )
+            self._note = ""
+            log.info("this node's data is %s to the peer's and follows it", compared.value)
+            self._look = look(own, time.monotonic())
+
+    def _ask_peer(self, port: int, limit_seconds: float) -> tuple[GtidState, str]:
+        """Where the peer stands; only a writable one knows, because another may still have to apply."""
+        peer = connect_through(port, limit_seconds)
+        try:
+            if peer.number("SELECT @@read_only") != 0:
+                raise UnavailableError("the peer's database is not writable yet")
+            return parse(peer.text("SELECT @@gtid_binlog_state")), lineage_of(peer)
+        finally:
+            peer.end()
+
+    def _replace(self, own: GtidState, peer: GtidState, why: str) -> None:
+        """Keep what only this node has, and order a copy of the peer's."""
+        kept: Evidence | None = None
+        if own.last:
+            kept = export(self._seeding.data, self._server.evidence, own, peer)
+        if kept is not None:
+            log.error("%d transactions that only this node had are kept in %s", kept.transactions, kept.path)
+        log.warning("%s: it is copied anew", why)
+        self._seed_wanted = True
+        self._seed_share, self._seed_text = 0.0, f"{why}: it is copied anew"
+        self._wake.set()
+
+    def _seed(self) -> None:
+        def note(share: float | None, text: str) -> None:
+            self._seed_share, self._seed_text = share or 0.0, text
+
+        self._seed_cancelled.clear()
+        try:
+            note(0.0, "asking the peer for a copy of its database")
+            if not self._seeding.ready.exists():
+                receive(self._seeding, note, self._seed_cancelled)
+            if self._aim is not Aim.FOLLOWING or self._ended.is_set():
+                raise CancelledError("this node's role changed while its database was being copied")
+            note(0.95, "starting the database with the copy")
+            with self._turn:
+                run(["systemctl", "restart", self._server.unit], limit_seconds=RESTART_LIMIT_SECONDS)
+                self._begin_to_follow(ANSWER_LIMIT_SECONDS)
+            self._seed_wanted = False
+        except CentralinoError as error:
+            self._seed_failed = error
+            self._hold(error)
+            # A person's order ends with its failure; what the keeper needs it orders again.
+            self._seed_wanted = False
+        finally:
+            self._seed_share = None
+
+    # --- the keeper -----------------------------------------------------------------------------------
+
+    def _keep(self) -> None:
+        while not self._ended.is_set():
+            self._wake.wait(LOOK_SECONDS)
+            self._wake.clear()
+            try:
+                if self._seed_wanted and self._aim is Aim.FOLLOWING and not self._ended.is_set():
+                    self._seed()
+                if self._turn.acquire(blocking=False):
+                    try:
+                        self._watch()
+                        self._restore_aim()
+                    finally:
+                        self._turn.release()
+            except UnavailableError as error:
+                self._lose(error)
+            except CentralinoError as error:
+                self._hold(error)
+            except Exception:
+                log.exception("the database could not be looked after")
+                self._lose(None)
+
+    def _watch(self) -> None:
+        if self._watching is None:
+            self._watching = connect(self._server.socket, SHORT_LIMIT_SECONDS)
+        before = self._look
+        self._look = look(self._watching, time.monotonic(), "" if before is None else before.lineage)
+
+    def _lose(self, error: CentralinoError | None) -> None:
+        if self._watching is not None:
+            self._watching.end()
+            self._watching = None
+        if self._look is not None and error is not None:
+            log.warning("%s", error)
+        self._look = None
+
+    def _restore_aim(self) -> None:
+        """The server was restarted, or somebody changed it: back to what the role asks for."""
+        seen, now = self._look, time.monotonic()
+        if seen is None or now < self._retry_after:
+            return
+        if self._aim is Aim.WRITABLE and not seen.writable:
+            self._retry_after = now + RETRY_SECONDS
+            self.make_writable(ANSWER_LIMIT_SECONDS)
+        elif self._aim is Aim.READ_ONLY and seen.writable:
+            self.make_read_only(ANSWER_LIMIT_SECONDS)
+        elif self._aim is Aim.FOLLOWING and self._strayed(seen, now):
+            self._retry_after = now + RETRY_SECONDS
+            self._begin_to_follow(SHORT_LIMIT_SECONDS)
+
+    def _strayed(self, seen: Look, now: float) -> bool:
+        said = self._said
+        alive = said is not None and now - said.moment < 1.0 and said.answers and said.writable
+        if not alive:
+            return False
+        wrote = errant(seen, self._server.number, self._peer_position)
+        return seen.writable or wrote or not seen.configured or not seen.following or bool(self._note)
+
+    def _hold(self, error: CentralinoError) -> None:
+        """Remember why this node does not follow; the keeper tries again."""
+        if self._note != str(error):
+            log.warning("%s", error)
+        self._note = str(error)
+        self._retry_after = time.monotonic() + RETRY_SECONDS
+        if isinstance(error, StorageError):
+            self._retry_after += 30 * RETRY_SECONDS
