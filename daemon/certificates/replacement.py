@@ -55,6 +55,7 @@ class Replacement:
         ask: Ask,
         *,
         live: bool = True,
+        proof_seconds: float = PROOF_SECONDS,
     ) -> None:
         self.lock = threading.RLock()
         self._store = store
@@ -62,6 +63,7 @@ class Replacement:
         self._consumers = find_consumers
         self._ask = ask
         self._live = live
+        self._proof_seconds = proof_seconds
 
     def serve(self, wanted: CertificateSet) -> list[Proof]:
         """Serve a set of the store. Raises ApplyFailedError with the old certificate back in force (or the
@@ -131,22 +133,23 @@ class Replacement:
             return []
         left = [consumer for consumer in found if consumer.running()]
         proofs: dict[str, Proof] = {}
+        failed: dict[str, str] = {}
         for step in range(max((len(consumer.reloads) for consumer in left), default=0)):
-            failed: dict[str, str] = {}
             for consumer in left:
                 if step < len(consumer.reloads):
+                    failed.pop(consumer.service.value, None)
                     try:
                         consumer.reloads[step]()
                     except CentralinoError as error:
                         failed[consumer.service.value] = f"did not reload: {error.message}"
             harder = any(step + 1 < len(consumer.reloads) for consumer in left)
-            asked = self._proofs(left, wanted, PROOF_BEFORE_HARDER_SECONDS if harder else PROOF_SECONDS)
+            asked = self._proofs(left, wanted, PROOF_BEFORE_HARDER_SECONDS if harder else self._proof_seconds)
             for proof in asked:
                 trouble = proof.trouble and failed.get(proof.consumer, proof.trouble)
                 proofs[proof.consumer] = Proof(proof.consumer, proof.port, proof.serial, trouble)
             left = [consumer for consumer in left if proofs[consumer.service.value].trouble]
         # Whoever was asked briefly while another needed a harder way gets its full time now.
-        for proof in self._proofs(left, wanted, PROOF_SECONDS) if left else ():
+        for proof in self._proofs(left, wanted, self._proof_seconds) if left else ():
             if not proof.trouble:
                 proofs[proof.consumer] = proof
         return list(proofs.values())
