@@ -119,6 +119,10 @@ def world(
             lab.save_logs(LOGS / "cloud")
 
 
+def coturn(world: World) -> str:
+    return world.node.run(["systemctl", "is-active", "coturn"], check=False).output.strip()
+
+
 def test_cloud_mode_is_refused_without_its_preconditions(world: World) -> None:
     refused = world.centralino("mode", "set", "cloud", "--yes")
     assert refused.status == 3
@@ -155,27 +159,6 @@ def test_the_domain_reaches_asterisk_and_the_plan_says_what_it_costs(world: Worl
     assert world.centralino("status", "--wait", "60").ok
 
 
-def test_a_phone_behind_nat_hears_the_public_address(world: World, tmp_path: Path) -> None:
-    phone = add_phone(world.node, "1001")
-    accounts = tmp_path / "accounts.csv"
-    accounts.write_text(
-        f"SEQUENTIAL\n1001;[authentication username=1001 password={phone.password}];600;18000\n"
-    )
-    log = tmp_path / "messages.log"
-    sipp = [
-        *("sipp", f"{PUBLIC}:5060", "-sf", str(SCENARIOS / "lab_call.xml"), "-inf", str(accounts)),
-        *("-m", "1", "-i", "192.168.50.2", "-nostdin", "-d", "500", "-timeout", "20s", "-timeout_error"),
-        *("-trace_msg", "-message_file", str(log)),
-    ]
-    done = execute(enter(world.home, sipp), check=False, limit_seconds=30)
-    heard = log.read_text(errors="replace")
-    answer = heard[heard.index("SIP/2.0 200 OK") :]
-    assert done.ok, heard[-2000:]
-    assert f"c=IN IP4 {PUBLIC}" in answer
-    assert f"Contact: <sip:{PUBLIC}:5060>" in answer
-    assert world.node.address() not in answer.partition("a=rtpmap")[0]
-
-
 def test_a_phone_inside_hears_the_own_address(world: World, tmp_path: Path) -> None:
     phone = add_phone(world.node, "1002")
     accounts = tmp_path / "accounts.csv"
@@ -209,11 +192,12 @@ def test_reaching_through_the_domain_sends_browsers_to_the_name(world: World) ->
         ask = ["curl", "-sk", "-o", "/dev/null", "-w", "%{http_code} %{redirect_url}", "--max-time", "5"]
         return world.inside.run([*ask, "-H", f"Host: {host}", f"https://{address}{path}"]).output
 
-    assert head("/x?y=1") == f"302 https://{NAME}/x?y=1"
+    # nginx's old workers answer for a moment longer.
+    wait_for(lambda: head("/x?y=1") == f"302 https://{NAME}/x?y=1", 10, "the redirect")
     assert head("/", NAME).startswith("200")
     assert head("/health").startswith("200")
     assert world.centralino("domain", "set", "--reach-by-address", "--confirm", "0", "--yes").ok
-    assert head("/").startswith("200")
+    wait_for(lambda: head("/").startswith("200"), 10, "the end of the redirect")
 
 
 def test_the_whole_plan_of_the_switch_is_shown_with_what_it_deletes(world: World) -> None:
@@ -237,16 +221,10 @@ def test_the_switch_brings_the_relay_and_history_takes_it_back(world: World) -> 
     switched = world.centralino("mode", "set", "cloud", "--yes")
     assert switched.ok, switched.errors
     assert not world.node.path("/etc/centralino/edge/client.json").exists()
-    assert world.node.run(["systemctl", "is-active", "coturn"], check=False).output.strip() == "active"
+    wait_for(lambda: coturn(world) == "active", 20, "coturn")
     assert world.centralino("config", "return").ok
     assert world.node.run(["cat", "/etc/centralino/edge/client.json"]).output == EDGE_CLIENT
-    wait_for(
-        lambda: (
-            world.node.run(["systemctl", "is-active", "coturn"], check=False).output.strip() == "inactive"
-        ),
-        20,
-        "the end of coturn",
-    )
+    wait_for(lambda: coturn(world) == "inactive", 20, "the end of coturn")
     assert "lt-cred-mech" in world.node.run(["cat", "/etc/turnserver.conf"]).output
 
 
@@ -264,6 +242,27 @@ def test_cloud_mode_stays_when_it_is_confirmed(world: World) -> None:
     everything += world.centralino("config", "show").output + world.centralino("audit").output
     assert len(secret) == 64
     assert secret not in everything
+
+
+def test_a_phone_behind_nat_hears_the_public_address(world: World, tmp_path: Path) -> None:
+    phone = add_phone(world.node, "1001")
+    accounts = tmp_path / "accounts.csv"
+    accounts.write_text(
+        f"SEQUENTIAL\n1001;[authentication username=1001 password={phone.password}];600;18000\n"
+    )
+    log = tmp_path / "messages.log"
+    sipp = [
+        *("sipp", f"{PUBLIC}:5060", "-sf", str(SCENARIOS / "lab_call.xml"), "-inf", str(accounts)),
+        *("-m", "1", "-i", "192.168.50.2", "-nostdin", "-d", "500", "-timeout", "20s", "-timeout_error"),
+        *("-trace_msg", "-message_file", str(log)),
+    ]
+    done = execute(enter(world.home, sipp), check=False, limit_seconds=30)
+    heard = log.read_text(errors="replace")
+    answer = heard[heard.index("SIP/2.0 200 OK") :]
+    assert done.ok, heard[-2000:]
+    assert f"c=IN IP4 {PUBLIC}" in answer
+    assert f"Contact: <sip:{PUBLIC}:5060>" in answer
+    assert world.node.address() not in answer.partition("a=rtpmap")[0]
 
 
 def allocate(world: World, user: str, password: str, peer: str, *options: str) -> Result:
@@ -304,8 +303,10 @@ def test_the_relay_is_no_door_into_private_networks(world: World, forbidden: str
 
 def test_the_relay_speaks_tls_on_its_one_port(world: World) -> None:
     ask = ["timeout", "10", "openssl", "s_client", "-connect", f"{world.node.address()}:3478"]
+    certificate = "/etc/centralino/tls/box.crt"
+    subject = world.node.run(["openssl", "x509", "-in", certificate, "-noout", "-subject"]).output.strip()
     for _ in range(4):
-        assert "subject=CN = node1" in world.inside.run(ask, check=False, input_text="").output
+        assert subject in world.inside.run(ask, check=False, input_text="").output
 
 
 def test_standard_mode_again_stops_the_relay_and_brings_the_edge_client_back(world: World) -> None:
