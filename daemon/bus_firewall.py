@@ -59,7 +59,7 @@ class _Firewall:
             "management": [str(network) for network in build(self._engine.settings).management],
             "trusted": [str(network) for network in section.trusted_networks],
             "allowed": listed["allow"],
-            "blocked": listed["block"],
+            "blocked": listed["block"] + len(section.blocklist),
             "support": {
                 "networks": [str(network) for network in support.networks],
                 "until": until.isoformat() if until else None,

@@ -35,6 +35,7 @@ def build(settings: Settings, *, serving: bool = True, session: tuple[Network, .
         peer=_peer(settings),
         allowed=_listed(section.allow),
         blocked=_listed(section.block),
+        blocklist=section.blocklist,
         support=tuple(
             TimedNetwork(network, section.support.until.timestamp(), "support")
             for network in section.support.networks
@@ -77,8 +78,10 @@ def _own_subnets(settings: Settings) -> list[Network]:
 
 
 def _peer(settings: Settings) -> tuple[Network, ...]:
-    peer = settings.fault_tolerance.peer_address
-    return () if peer is None else (ip_network(f"{peer}/{peer.max_prefixlen}"),)
+    """Both ends of the other node: the peer link's and VRRP's."""
+    pair = settings.fault_tolerance
+    ends = dict.fromkeys(end for end in (pair.peer_address, pair.peer_service_address) if end is not None)
+    return tuple(ip_network(f"{end}/{end.max_prefixlen}") for end in ends)
 
 
 def _listed(entries: tuple[ListedNetwork, ...]) -> tuple[TimedNetwork, ...]:

@@ -49,8 +49,9 @@ class Policy:
 
     `local`, `trusted` and `management` are zones (see `firewall.ports.Zone`), `peer` the other node's
     addresses, `extra` services that the administrator opened, each with the networks that may use it (none:
-    everybody). `interfaces` names the zone of interfaces that are not `local`. `session` are the addresses
-    of whoever applies this policy now: they keep SSH for `session_seconds`.
+    everybody). `blocklist` is the long list of blocked networks, as text. `interfaces` names the zone of
+    interfaces that are not `local`. `session` are the addresses of whoever applies this policy now: they
+    keep SSH for `session_seconds`.
     """
 
     mode: Mode
@@ -61,6 +62,7 @@ class Policy:
     peer: tuple[Network, ...] = ()
     allowed: tuple[TimedNetwork, ...] = ()
     blocked: tuple[TimedNetwork, ...] = ()
+    blocklist: tuple[str, ...] = ()
     support: tuple[TimedNetwork, ...] = ()
     interfaces: Mapping[str, Zone] = field(default_factory=dict)
     extra: tuple[tuple[Service, tuple[Network, ...]], ...] = ()

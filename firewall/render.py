@@ -135,6 +135,9 @@ def _fill_sets(policy: Policy, now: float) -> Iterator[str]:
         for name, networks in configured.items():
             yield f"flush set {TABLE} {name}{version}"
             yield from _elements(f"{name}{version}", (str(network) for network in family(networks, version)))
+        # As it is: the kernel's set merges what overlaps.
+        long_list = (text for text in policy.blocklist if (":" in text) is (version == 6))
+        yield from _elements(f"blocked{version}", long_list)
         ending = tuple(entry for entry in policy.blocked if entry.until is not None)
         for name, entries in zip(LISTED_SETS, (policy.allowed, policy.support, ending), strict=True):
             yield f"flush set {TABLE} {name}{version}"

@@ -7,12 +7,12 @@ the end, not on every block.
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
 from ipaddress import ip_address
+from itertools import chain
 from pathlib import Path
 
 from daemon.errors import CentralinoError
@@ -29,7 +29,8 @@ from firewall.scanners import Samples, judge
 from firewall.security_events import Authenticated, read_event
 from firewall.sessions import ssh_sources
 
-STATE_FILE = "firewall-sources.json"
+STATE_FILE = "firewall-sources"
+PHONE_MARK = "phone "
 SAVE_SECONDS = 300.0
 TRUNKS_SECONDS = 300.0
 LISTEN_SECONDS = 30.0
@@ -94,18 +95,18 @@ class Shield:
     def restore(self) -> None:
         """Put blocked and authenticated sources back into the kernel, in one transaction a set."""
         now = time.time()
-        phones: dict[Address, float] = {}
-        entries: list[dict[str, object]] = []
         try:
-            document = json.loads(read_text(self._state_file) or "{}")
-            entries = [entry for entry in document.get("blocked", []) if isinstance(entry, dict)]
-            for text, until in document.get("phones", {}).items():
-                phones[ip_address(text)] = float(until)
-        except (CentralinoError, ValueError, AttributeError, TypeError) as error:
-            log.warning("%s is unreadable (%s); the shield starts without memory", self._state_file, error)
+            lines = (read_text(self._state_file) or "").splitlines()
+        except CentralinoError as error:
+            log.warning("%s; the shield starts without memory", error)
+            lines = []
         with self._lock:
-            self._board.restore(list(entries))
-            self._phones |= {address: until for address, until in phones.items() if until > now}
+            for line in lines:
+                if line.startswith(PHONE_MARK):
+                    self._restore_phone(line.removeprefix(PHONE_MARK), now)
+            known = self._board.restore(line for line in lines if not line.startswith(PHONE_MARK))
+        if lines:
+            log.info("the shield remembers %d blocked sources and %d phones", known, len(self._phones))
         self.fill_kernel()
 
     def fill_kernel(self) -> None:
@@ -122,13 +123,19 @@ class Shield:
         now = time.time()
         with self._lock:
             self._phones = {address: until for address, until in self._phones.items() if until > now}
-            document = {
-                "blocked": self._board.dump(now),
-                "phones": {str(address): round(until) for address, until in self._phones.items()},
-            }
+            phones = (f"{PHONE_MARK}{address} {until:.0f}" for address, until in self._phones.items())
+            text = "".join(f"{line}\n" for line in chain(phones, self._board.dump(now)))
             self._dirty = False
             self._saved = time.monotonic()
-        self._writer.put(json.dumps(document) + "\n")
+        self._writer.put(text)
+
+    def _restore_phone(self, text: str, now: float) -> None:
+        address, _, until = text.partition(" ")
+        try:
+            if float(until) > now:
+                self._phones[ip_address(address)] = float(until)
+        except ValueError:
+            log.warning("the shield's memory holds a phone that makes no sense; it is left out")
 
     # --- what the bus asks ----------------------------------------------------------------------------------
 

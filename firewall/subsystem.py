@@ -338,7 +338,7 @@ def _management(settings: Settings) -> tuple[Network, ...]:
 
 
 def _without_lists(policy: Policy) -> Policy:
-    return replace(policy, allowed=(), blocked=(), support=())
+    return replace(policy, allowed=(), blocked=(), blocklist=(), support=())
 
 
 def _host(address: Address) -> Network:

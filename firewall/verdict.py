@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from ipaddress import ip_network
 
 from daemon.settings import Settings
 from daemon.settings.protection import ListedNetwork
@@ -34,6 +35,7 @@ def verdict(
         if _inside(address, networks)
     ]
     entry = next((entry for entry in section.block if _applies(entry, address, now)), None)
+    listed = None if entry else next((text for text in section.blocklist if _covers(text, address)), None)
     answer: dict[str, object] = {
         "address": str(address),
         "blocked": False,
@@ -54,6 +56,9 @@ def verdict(
             f"{address} is blocked by the entry {entry.network} of firewall.block{reason}, "
             f"{f'until {until}' if until else 'without end'}."
         )
+    elif listed is not None:
+        answer |= {"blocked": True, "by": "settings"}
+        answer["sentence"] = f"{address} is blocked by {listed} of firewall.blocklist, without end."
     elif held.get("blocked") is True:
         since, until = _iso(held.get("since")), _iso(held.get("until"))
         answer |= {"blocked": True, "by": "shield", "since": since, "until": until}
@@ -75,6 +80,13 @@ def verdict(
 
 def _holding(entries: Iterable[ListedNetwork], now: float) -> Iterable[Network]:
     return (entry.network for entry in entries if entry.until is None or entry.until.timestamp() > now)
+
+
+def _covers(text: str, address: Address) -> bool:
+    if "/" not in text and (":" in text) is (address.version == 4):
+        return False
+    network = ip_network(text, strict=False)
+    return network.version == address.version and address in network
 
 
 def _applies(entry: ListedNetwork, address: Address, now: float) -> bool:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 from typing import Any
 
 import click
@@ -195,6 +197,32 @@ def block(session: Session, write: Write, networks: tuple[str, ...], seconds: in
     _list_change(session, write, "block", networks, seconds)
 
 
+@firewall.command("blocklist")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path, allow_dash=True))
+@writes
+def blocklist(session: Session, write: Write, file: Path) -> None:
+    """Replace the long list of blocked networks by those in FILE.
+
+    One network a line; # begins a comment, - is stdin.
+    """
+    try:
+        text = sys.stdin.read() if str(file) == "-" else file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.FileError(str(file), str(error)) from error
+    words = [line.partition("#")[0].strip() for line in text.splitlines()]
+    listed: list[JsonValue] = []
+    for number, word in enumerate(words, start=1):
+        if word:
+            try:
+                network = ip_network(word, strict=False)
+            except ValueError:
+                raise click.UsageError(f"line {number} of {file}: {word[:64]!r} is no network") from None
+            single = network.num_addresses == 1
+            listed.append(str(network.network_address) if single else str(network))
+    document, base = current(session.client)
+    change_settings(session, write, _with(document, "blocklist", list(dict.fromkeys(listed))), base)
+
+
 @firewall.command("disallow")
 @networks_argument
 @writes
@@ -216,6 +244,9 @@ def unblock(session: Session, write: Write, networks: tuple[str, ...]) -> None:
     """Let networks in again: off the list of blocked ones, and forgiven by the SIP shield."""
     document, base = current(session.client)
     left, removed = _without(document, "block", networks)
+    long_list = as_list(as_object(document.get("firewall")).get("blocklist"))
+    kept = [text for text in long_list if str(ip_network(str(text), strict=False)) not in networks]
+    removed += [str(text) for text in long_list if text not in kept] if len(kept) < len(long_list) else []
     single = [
         str(ip_network(network).network_address)
         for network in networks
@@ -242,7 +273,7 @@ def unblock(session: Session, write: Write, networks: tuple[str, ...]) -> None:
             if not write.json:
                 line(f"The SIP shield has forgiven {address}.", style="green")
     if removed:
-        change_settings(session, write, _with(document, "block", left), base)
+        change_settings(session, write, _with(_with(document, "block", left), "blocklist", kept), base)
     elif write.json:
         emit_json({"changed": True, "unblocked": [*by_shield]})
 

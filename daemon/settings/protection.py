@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime
 from enum import StrEnum
+from ipaddress import ip_network
 from typing import Annotated, ClassVar
-
-from pydantic import Field
 
 from daemon.errors import Problem
 from daemon.settings.base import (
@@ -20,6 +19,7 @@ from daemon.settings.base import (
     Scope,
     Section,
 )
+from daemon.settings.words import Field, StringConstraints
 
 
 class Protocol(StrEnum):
@@ -35,6 +35,10 @@ class Zone(StrEnum):
     TRUSTED = "trusted"
     LOCAL = "local"
     PUBLIC = "public"
+
+
+# A list of tens of thousands is kept as text: an object for each would cost the daemon tens of megabytes.
+NetworkText = Annotated[str, StringConstraints(pattern=r"^[0-9A-Fa-f:.]+(/[0-9]{1,3})?$", max_length=49)]
 
 
 class ListedNetwork(Part):
@@ -130,6 +134,11 @@ class Firewall(Section):
     )
     allow: tuple[ListedNetwork, ...] = Field(default=(), max_length=50_000, description="Always let through.")
     block: tuple[ListedNetwork, ...] = Field(default=(), max_length=50_000, description="Always dropped.")
+    blocklist: tuple[NetworkText, ...] = Field(
+        default=(),
+        max_length=100_000,
+        description="A long list of addresses and networks to drop, without end and comment.",
+    )
     rules: tuple[ExtraRule, ...] = Field(
         default=(), max_length=200, description="Ports opened besides the mode's own."
     )
@@ -137,3 +146,11 @@ class Firewall(Section):
         default=SupportAccess(), description="Time-limited access for a support team."
     )
     shield: Shield = Field(default=Shield(), description="Limits against SIP scanners and floods.")
+
+    def problems(self) -> Iterator[Problem]:
+        """What the pattern of the long list lets through and is no network all the same."""
+        for number, text in enumerate(self.blocklist):
+            try:
+                ip_network(text, strict=False)
+            except ValueError:
+                yield Problem(f"blocklist.{number}", f"{text} is no network", "correct or remove it")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from ipaddress import ip_address
 
 import pytest
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 from daemon.settings import Settings
 from firewall.build import EVERYBODY, build
 from firewall.evidence import (
+    DETAILED_SOURCES,
     FORGEABLE_WEIGHT,
     KEPT_EVIDENCE,
     REMEMBERED_SOURCES,
@@ -104,9 +104,9 @@ def test_why_names_since_until_and_evidence() -> None:
 
 def test_memory_is_bounded() -> None:
     board = Scoreboard(LIMITS)
-    for number in range(REMEMBERED_SOURCES + 50):
+    for number in range(DETAILED_SOURCES + 50):
         board.record(offence(0, source=str(ip_address(2**24 + number))))
-    assert len(board.top(REMEMBERED_SOURCES * 2)) == REMEMBERED_SOURCES
+    assert len(board.top(REMEMBERED_SOURCES * 2)) == DETAILED_SOURCES
     for number in range(1000):
         board.record(offence(number / 10))
     evidence = board.why(ATTACKER, 100)["evidence"]
@@ -114,12 +114,42 @@ def test_memory_is_bounded() -> None:
     assert len(evidence) <= KEPT_EVIDENCE + 1
 
 
+def test_many_blocks_are_all_remembered_each_with_its_last_evidence() -> None:
+    board = Scoreboard(LIMITS)
+    sources = [ip_address(2**24 + number) for number in range(DETAILED_SOURCES + 500)]
+    for source in sources:
+        blocked_after_of(board, source)
+    assert board.count(5) == len(sources) == len(list(board.blocks(5)))
+    for source in (sources[0], sources[-1]):
+        why = board.why(source, 5)
+        assert (why["blocked"], why["since"], why["until"], why["offences"]) == (True, 4, 604, 5)
+        assert why["evidence"][-1]["offence"] == Offence.WRONG_PASSWORD.value  # type: ignore[index]
+        assert why["evidence"][-1]["account"] == "100"  # type: ignore[index]
+    again = Scoreboard(LIMITS)
+    assert again.restore(board.dump(5)) == len(sources)
+    assert {block.source for block in again.blocks(5)} == set(sources)
+    # The second time is twice as long, also for one that was packed away.
+    for number in range(4):
+        assert board.record(offence(700 + number, source=str(sources[0]))) is None
+    block = board.record(offence(704, source=str(sources[0])))
+    assert block is not None and block.until - block.since == 1200
+    board.forgive(sources[1])
+    assert board.why(sources[1], 5)["blocked"] is False
+
+
+def blocked_after_of(board: Scoreboard, source: object) -> None:
+    for number in range(5):
+        board.record(offence(number, source=str(source)))
+
+
 def test_blocks_survive_a_restart_and_damage_is_left_out() -> None:
     board = Scoreboard(LIMITS)
     blocked_after(board, 10, 5)
-    entries = json.loads(json.dumps(board.dump(20)))
+    lines = list(board.dump(20))
     again = Scoreboard(LIMITS)
-    assert again.restore([*entries, {"address": "nonsense"}, {"address": "192.0.2.1", "count": "x"}]) == 1
+    damaged = ["", "{}", "[1, 2]", '["nonsense", 1, 2, 3, 4, []]', '["192.0.2.1", 1, 2, "x", 4, []]']
+    damaged += ['["192.0.2.1", 1, 2, 3, 4, [[1, "NO_SUCH", true, "", ""]]]']
+    assert again.restore([*lines, *damaged]) == 1
     assert [block.source for block in again.blocks(20)] == [ATTACKER]
     assert again.why(ATTACKER, 20) == board.why(ATTACKER, 20)
 
