@@ -14,6 +14,7 @@ from pathlib import Path
 
 import click
 
+from daemon import work_modes
 from daemon.cli.json_types import as_object, text_of
 from daemon.cli.main import COMMANDS, INTERRUPTED, cli
 from daemon.cli.schema import Field, Schema
@@ -262,9 +263,64 @@ jobs and the paths of settings. Elsewhere, `centralino completion SHELL` prints 
 """
 
 
+# --- work modes ---------------------------------------------------------------------------------------------
+
+
+def mode_reference() -> str:
+    """The text of docs/modes.md."""
+    rows = [
+        f"| {row.title} | {row.standard} | {row.cloud} | {row.reader.value} | {row.requirement} |"
+        for row in work_modes.DEFAULTS
+    ]
+    blocks = [
+        MARK.format(source="daemon/work_modes.py"),
+        "# Work modes\n",
+        MODE_INTRODUCTION,
+        "## Defaults\n",
+        "| default | standard | cloud | made true by | requirement |\n|---|---|---|---|---|",
+        *rows,
+        "",
+        MODE_DEFAULTS,
+    ]
+    for mode in work_modes.WorkMode:
+        blocks += [f"## What a switch to {mode.value} does\n"]
+        blocks += [f"- {effect.sentence} ({effect.requirement})" for effect in work_modes.effects(mode)]
+        blocks += [""]
+    return "\n".join([*blocks, MODE_END]).rstrip("\n") + "\n"
+
+
+MODE_INTRODUCTION = """\
+**Standard**: the appliance stands in the customer's network; phones reach it there, without NAT between.
+**Cloud**: it stands on the Internet, directly or behind a NAT that gives it one public address alone, and
+phones reach it from everywhere.
+
+```sh
+centralino mode show
+centralino mode set cloud --dry-run     # the whole plan, nothing changes
+centralino mode set cloud
+```
+"""
+
+MODE_DEFAULTS = """\
+What this box makes true is true a moment after the switch. What provisioning makes true is written to
+`/var/lib/centralino/mode-defaults.json` and holds for what is made from then on: users, devices and phones
+that exist keep their settings until they are provisioned again.
+"""
+
+MODE_END = """\
+A switch must be confirmed like every change that could cut you off, and returns by itself if it is not.
+`centralino config rollback` brings an older revision back with its mode; the plan names what is deleted
+and what comes back. How to get to cloud mode step by step: [networking.md](networking.md).
+"""
+
+
 def documents() -> dict[Path, str]:
     """Every generated file with the text that it should have."""
-    return {HERE / "settings.md": settings_reference(), HERE / "cli.md": command_reference()}
+    return {
+        HERE / "settings.md": settings_reference(),
+        HERE / "cli.md": command_reference(),
+        HERE / "modes.md": mode_reference(),
+    }
 
 
 def main(arguments: list[str]) -> int:
