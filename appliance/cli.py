@@ -20,6 +20,7 @@ from appliance.cli_common import (
     mirror_option,
     output_option,
     profile_options,
+    run_command,
     show,
     wheel_dir_option,
 )
@@ -193,10 +194,7 @@ def clean(keep: int, downloads: bool, as_json: bool) -> None:
 @errors_to_exit_codes
 def main() -> None:
     """Entry point of the console script."""
-    # In click's own mode Ctrl-C would end with status 1 before it is seen here.
-    status = cli(standalone_mode=False)
-    if isinstance(status, int) and status:
-        raise SystemExit(status)
+    run_command(cli)
 
 
 if __name__ == "__main__":

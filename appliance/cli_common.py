@@ -98,6 +98,13 @@ def host_error(error: OSError) -> HostError:
     return HostError(f"{error.filename or 'a file'}: {error.strerror or error}", remedy)
 
 
+def run_command(command: click.Command) -> None:
+    """Run a command for `errors_to_exit_codes`: in click's own mode Ctrl-C would end with status 1 there."""
+    status = command(standalone_mode=False)
+    if isinstance(status, int) and status:
+        raise SystemExit(status)
+
+
 def errors_to_exit_codes(main: Callable[P, None]) -> Callable[P, None]:
     """Turn BuildError, the system's refusals and Ctrl-C into a message and an exit code."""
 

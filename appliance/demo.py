@@ -20,7 +20,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from appliance.cli_common import errors_to_exit_codes, mirror_option, wheel_dir_option
+from appliance.cli_common import errors_to_exit_codes, mirror_option, run_command, wheel_dir_option
 from appliance.errors import BuildError
 from appliance.lab import LOGS, Lab, Node
 from appliance.lab_cli import built_root
@@ -167,7 +167,7 @@ def demo(
 @errors_to_exit_codes
 def main() -> None:
     """Entry point of `python -m appliance.demo`."""
-    demo()
+    run_command(demo)
 
 
 if __name__ == "__main__":

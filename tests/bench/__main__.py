@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from appliance.cli_common import errors_to_exit_codes
+from appliance.cli_common import errors_to_exit_codes, run_command
 from appliance.demo import wait_healthy
 from appliance.lab import Lab
 from appliance.lab_cli import built_root
@@ -68,7 +68,7 @@ def bench(only: tuple[str, ...], runs: int | None, root: Path | None, output: Pa
 @errors_to_exit_codes
 def main() -> None:
     """Entry point of `python -m tests.bench`."""
-    bench()
+    run_command(bench)
 
 
 if __name__ == "__main__":
