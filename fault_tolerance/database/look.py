@@ -32,7 +32,8 @@ class Aim(StrEnum):
 @dataclass(frozen=True)
 class Look:
     """`moment` is monotonic. `state` is what this node has written or applied, `received` what it has got
-    from the peer and may still have to apply. `following` says whether both threads of the replica run."""
+    from the peer and may still have to apply. A replica that is neither
+    `receiving` nor `stopped` is connecting: the server tries again by itself."""
 
     moment: float
     writable: bool = False
@@ -41,15 +42,11 @@ class Look:
     lineage: str = ""
     configured: bool = False
     receiving: bool = False
+    stopped: bool = False
     applying: bool = False
     trouble: str = ""
     purged: bool = False
     synchronous: bool = False
-
-    @property
-    def following(self) -> bool:
-        """Both halves of the replica run."""
-        return self.receiving and self.applying
 
 
 @dataclass(frozen=True)
@@ -82,6 +79,7 @@ def look(session: Session, moment: float, lineage: str = "") -> Look:
         lineage=lineage or lineage_of(session),
         configured=bool(replica),
         receiving=_text(first.get("Slave_IO_Running")) == "Yes",
+        stopped=_text(first.get("Slave_IO_Running")) == "No",
         applying=_text(first.get("Slave_SQL_Running")) == "Yes",
         trouble=_text(first.get("Last_SQL_Error")) or _text(first.get("Last_IO_Error")),
         purged=_text(first.get("Last_IO_Errno")) == "1236",

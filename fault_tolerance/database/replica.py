@@ -117,7 +117,9 @@ class MariaDb:
                 "SET GLOBAL read_only = OFF",
             )
             if not lineage_of(own):
-                own.rows("REPLACE INTO centralino_pair.lineage (identifier) VALUES (%s)", (str(uuid.uuid4()),))
+                own.rows(
+                    "REPLACE INTO centralino_pair.lineage (identifier) VALUES (%s)", (str(uuid.uuid4()),)
+                )
             self._aim = Aim.WRITABLE
             self._note = ""
             self._seed_wanted = False
@@ -390,7 +392,8 @@ class MariaDb:
         if not alive:
             return False
         wrote = errant(seen, self._server.number, self._peer_position)
-        return seen.writable or wrote or not seen.configured or not seen.following or bool(self._note)
+        halted = not seen.configured or seen.stopped or not seen.applying
+        return seen.writable or wrote or halted or bool(self._note)
 
     def _hold(self, error: CentralinoError) -> None:
         """Remember why this node does not follow; the keeper tries again."""
