@@ -78,6 +78,7 @@ class Firewall:
         self._put_right = 0.0
         self._failsafe_reason = ""
         self._stopped = threading.Event()
+        self._fresh = threading.Event()
         self._watcher: threading.Thread | None = None
 
     # --- subsystem ------------------------------------------------------------------------------------------
@@ -173,6 +174,7 @@ class Firewall:
     def stop(self) -> None:
         """Stop watching; the policy stays."""
         self._stopped.set()
+        self._fresh.set()
 
     def refresh(self) -> None:
         """Load the policy of the settings and of the role in force now, or the failsafe one; never raises."""
@@ -190,7 +192,11 @@ class Firewall:
             self._mend_files(settings, policy)
 
     def _watch(self) -> None:
-        while not self._stopped.wait(WATCH_SECONDS):
+        while not self._stopped.is_set():
+            self._fresh.wait(WATCH_SECONDS)
+            self._fresh.clear()
+            if self._stopped.is_set():
+                return
             try:
                 self._look_after()
             except CentralinoError as error:
@@ -221,16 +227,16 @@ class Firewall:
     def _drift(self) -> tuple[str, ...]:
         """What differs from what was loaded. The kernel's generation tells cheaply that nothing can."""
         with self._lock:
-            if self._loaded is None:
-                return ("the firewall's policy has not been loaded yet",)
+            if self._table is None:
+                return () if self._kernel.table() is None else ("a table is there that should not be",)
             if self._kernel.table() != self._table:
                 return ("the firewall's table was taken away or made anew; it is being put back",)
             generation = self._kernel.generation()
-            if generation == self._generation:
+            if self._loaded is not None and generation == self._generation:
                 return ()
             now = self._digest()
-            if now == self._loaded:
-                self._generation = generation
+            if self._loaded is None or now == self._loaded:
+                self._loaded, self._generation = now, generation
                 return ()
         return ("the firewall's table was changed by something else than these settings",)
 
@@ -244,8 +250,9 @@ class Firewall:
         extra = "" if script == NO_TABLE else session_elements(self._sessions())
         kernel_rules.load(script + extra)
         self._table = self._kernel.table()
-        self._loaded = self._digest()
-        self._generation = self._kernel.generation()
+        # Listing what was loaded takes as long as loading it: the watcher does that right afterwards.
+        self._loaded = None
+        self._fresh.set()
 
     def _fail_safe(self, settings: Settings, reason: str) -> None:
         """The last resort; the sessions that are open stay."""
@@ -352,7 +359,7 @@ def _sentence(policy: Policy, enabled: bool) -> str:
         f"{len(entries)} {word}"
         for entries, word in (
             (policy.allowed, "allowed"),
-            (policy.blocked, "blocked"),
+            ((*policy.blocked, *policy.blocklist), "blocked"),
             (policy.support, "support"),
         )
         if entries

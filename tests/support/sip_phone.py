@@ -2,6 +2,8 @@
 
     python sip_phone.py register HOST USER PASSWORD [COUNT]
     python sip_phone.py options HOST COUNT SECONDS_BETWEEN
+    python sip_phone.py watch HOST USER PASSWORD SECONDS SECONDS_BETWEEN
+    python sip_phone.py guess HOST USER TRIES LIMIT_SECONDS
     python sip_phone.py forge HOST SOURCE USER COUNT
 
 Sources: RFC 3261 sections 8, 10 and 22, RFC 2617.
@@ -86,6 +88,29 @@ class Phone:
         return self.ask(self.message("REGISTER", identity, fields), limit_seconds)[0]
 
 
+def guess(host: str, user: str, tries: int, limit_seconds: float) -> tuple[list[int], float]:
+    """Guess passwords, then ask until nothing answers any more.
+
+    Returns the statuses and the seconds from the last failure to the first of twenty requests in a row that
+    got no answer; -1 if that never happened within the limit.
+    """
+    phone = Phone(host, user, "wrong")
+    statuses = [phone.register() for _ in range(tries)]
+    failed = time.monotonic()
+    silent_since, silent = 0.0, 0
+    while time.monotonic() - failed < limit_seconds:
+        moment = time.monotonic()
+        if Phone(host).options(0.02):
+            silent = 0
+            time.sleep(0.005)
+            continue
+        silent_since = silent_since if silent else moment
+        silent += 1
+        if silent == 20:
+            return statuses, silent_since - failed
+    return statuses, -1.0
+
+
 def forge(host: str, source: str, user: str, count: int) -> None:
     """Send REGISTERs that seem to come from `source`; needs root."""
     link = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
@@ -128,6 +153,15 @@ def main(words: list[str]) -> None:
             for _ in range(int(count)):
                 statuses.append(phone.options())
                 time.sleep(float(pause))
+        case ["watch", host, user, password, seconds, pause]:
+            phone = Phone(host, user, password)
+            phone.register()
+            end = time.monotonic() + float(seconds)
+            while time.monotonic() < end:
+                statuses.append(phone.options(1.0))
+                time.sleep(float(pause))
+        case ["guess", host, user, tries, seconds]:
+            statuses, last = guess(host, user, int(tries), float(seconds))
         case ["forge", host, source, user, count]:
             forge(host, source, user, int(count))
         case _:
