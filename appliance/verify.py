@@ -22,6 +22,7 @@ from appliance.formats_contract import INSTALLER_FORMATS, OutputFormat
 from appliance.gpt import read_table
 from appliance.manifest import CHUNK_BYTES, MANIFEST_SUFFIX, JsonObject, beside, digests, read_manifest
 from appliance.ova import check_ova
+from appliance.qcow2 import read_qcow2
 from appliance.run import find_program, run
 from appliance.signing import check_signature, signature_of
 from appliance.sparse import content_digest, raw_content_digest, sha256_of
@@ -256,6 +257,13 @@ def _ova_members(artefact: Path, facts: JsonObject) -> Iterator[Finding]:
     yield from ()
 
 
+def _qcow2_clusters(artefact: Path, facts: JsonObject) -> Iterator[Finding]:
+    size, clusters = read_qcow2(artefact)
+    if size != facts["disk_bytes"]:
+        yield Finding("qcow2 header", f"a disk of {size} bytes, not {facts['disk_bytes']}")
+    yield from _content(content_digest(size, clusters), facts)
+
+
 def _qcow2_structure(artefact: Path, facts: JsonObject) -> Iterator[Finding]:
     if find_program("qemu-img") is None:
         return
@@ -292,7 +300,7 @@ _CHECKS: dict[OutputFormat, tuple[Check, ...]] = {
     OutputFormat.RAW: _RAW,
     OutputFormat.XEN: _RAW,
     OutputFormat.AMI: (*_RAW, _ami_description),
-    OutputFormat.QCOW2: (_qcow2_structure,),
+    OutputFormat.QCOW2: (_qcow2_structure, _qcow2_clusters),
     OutputFormat.VMDK: (_vmdk_grains,),
     OutputFormat.OVA: (_ova_members,),
     OutputFormat.VHD: (_vhd_footer,),
