@@ -1,0 +1,211 @@
+"""What the database's part makes of what it sees, without a server."""
+
+from __future__ import annotations
+
+import socket
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from daemon.errors import NotFoundError, StorageError
+from fault_tolerance.database import evidence, seed, serve, settings
+from fault_tolerance.database.forward import user_of
+from fault_tolerance.database.gtid import GtidState, parse
+from fault_tolerance.database.look import (
+    Lag,
+    Look,
+    Said,
+    errant,
+    is_synchronous,
+    master_state,
+    slave_state,
+)
+from fault_tolerance.view import Obstacle
+
+WELL = Look(10.0, state=parse("0-1-5"), received=parse("0-1-5"), configured=True, receiving=True, applying=True)
+SYNCHRONOUS = Said(10.0, writable=True, synchronous=True, sequence=5)
+
+
+def test_a_replica_in_step_may_take_over() -> None:
+    assert slave_state(WELL, SYNCHRONOUS, 0.0, 10.1).obstacles == frozenset()
+
+
+def test_a_dead_peer_leaves_the_replica_as_good_as_it_was() -> None:
+    """The connection goes with the master: that alone must not keep its slave from taking over."""
+    cut = Look(15.0, state=WELL.state, received=WELL.received, configured=True, applying=True, trouble="lost")
+    assert slave_state(cut, SYNCHRONOUS, 0.0, 15.0).obstacles == frozenset()
+
+
+def test_a_master_that_went_on_alone_is_not_replaced() -> None:
+    alone = Said(10.0, writable=True, synchronous=False, sequence=5)
+    assert slave_state(WELL, alone, 0.0, 60.0).obstacles == {Obstacle.REPLICA_BEHIND}
+
+
+def test_a_closed_master_is_replaced_only_with_everything_it_had() -> None:
+    closed = Said(10.0, writable=False, synchronous=False, sequence=5)
+    assert slave_state(WELL, closed, 0.0, 10.0).obstacles == frozenset()
+    more = Said(10.0, writable=False, synchronous=False, sequence=6)
+    assert slave_state(WELL, more, 0.0, 10.0).obstacles == {Obstacle.REPLICA_BEHIND}
+
+
+def test_a_master_whose_database_died_counts_by_its_last_words() -> None:
+    dead = Said(12.0, writable=True, synchronous=True, sequence=5, answers=False)
+    assert slave_state(WELL, dead, 0.0, 12.0).obstacles == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("own", "text"),
+    [
+        (None, "does not answer"),
+        (Look(1.0), "does not replicate"),
+        (Look(1.0, configured=True, receiving=True, trouble="Duplicate entry"), "Duplicate entry"),
+        (Look(1.0, configured=True, receiving=True), "somebody stopped it"),
+    ],
+)
+def test_a_broken_replica_says_why(own: Look | None, text: str) -> None:
+    state = slave_state(own, SYNCHRONOUS, None, 10.0)
+    assert state.obstacles == {Obstacle.REPLICA_BROKEN}
+    assert text in state.detail
+
+
+def test_a_replica_far_behind_waits() -> None:
+    assert slave_state(WELL, SYNCHRONOUS, 6000.0, 10.0).obstacles == {Obstacle.REPLICA_BEHIND}
+    assert slave_state(WELL, None, None, 10.0).obstacles == {Obstacle.REPLICA_BEHIND}
+
+
+def test_a_master_alone_says_so() -> None:
+    assert master_state(WELL, SYNCHRONOUS).synchronous is False
+    assert "would be lost" in master_state(WELL, SYNCHRONOUS).detail
+    assert master_state(Look(1.0, synchronous=True), SYNCHRONOUS).synchronous is True
+
+
+def test_synchronous_needs_a_peer_that_is_there() -> None:
+    assert is_synchronous({"Rpl_semi_sync_master_status": "ON", "Rpl_semi_sync_master_clients": "1"})
+    assert not is_synchronous({"Rpl_semi_sync_master_status": "ON", "Rpl_semi_sync_master_clients": "0"})
+    assert not is_synchronous({"Rpl_semi_sync_master_status": "OFF", "Rpl_semi_sync_master_clients": "1"})
+    assert not is_synchronous({})
+
+
+def test_errant_transactions_are_the_own_ones_that_the_peer_lacks() -> None:
+    own = Look(1.0, state=parse("0-1-5,0-2-6"))
+    assert errant(own, 2, parse("0-1-9"))
+    assert not errant(own, 2, parse("0-1-9,0-2-6"))
+    assert not errant(own, 3, parse("0-1-4"))
+
+
+def test_lag_is_the_age_of_what_is_not_applied() -> None:
+    lag = Lag()
+    assert lag.milliseconds(WELL) is None
+    lag.heard(9.0, 5)
+    assert lag.milliseconds(WELL) == 0
+    lag.heard(9.6, 6)
+    lag.heard(9.8, 7)
+    assert lag.milliseconds(WELL) == pytest.approx(400)
+    lag.heard(9.9, 3)  # another history
+    assert lag.milliseconds(WELL) == 0
+
+
+@given(st.ip_addresses(v=4) | st.ip_addresses(v=6), st.ip_addresses(v=4) | st.ip_addresses(v=6))
+def test_the_nodes_never_share_a_number(own: object, peer: object) -> None:
+    first, second = ip_address(str(own)), ip_address(str(peer))
+    if first == second:
+        return
+    numbers = settings.server_id(first, second), settings.server_id(second, first)
+    assert numbers[0] != numbers[1]
+    assert all(1 <= number < 2**32 for number in numbers)
+
+
+def test_the_database_of_a_pair_starts_read_only(tmp_path: Path) -> None:
+    settings.write(tmp_path, 7)
+    assert "read_only = ON" in (tmp_path / settings.FILE_NAME).read_text()
+    assert settings.is_written(tmp_path, 7)
+    assert not settings.is_written(tmp_path, 8)
+    settings.remove(tmp_path)
+    assert not settings.is_written(tmp_path, 7)
+
+
+def test_the_role_sets_what_no_loss_needs() -> None:
+    text = (Path(__file__).parents[2] / "roles/database/templates/centralino.cnf.j2").read_text()
+    lines = [line.strip() for line in text.splitlines()]
+    for line in (
+        "gtid_strict_mode = ON",
+        "log_slave_updates = ON",
+        "sync_binlog = 1",
+        "innodb_flush_log_at_trx_commit = 1",
+        "rpl_semi_sync_master_wait_point = AFTER_SYNC",
+        "rpl_semi_sync_master_timeout = 2000",
+    ):
+        assert line in lines
+    # Crash recovery would cut off what a master had acknowledged.
+    assert not any(line.startswith("rpl_semi_sync_slave_enabled") for line in lines)
+
+
+def test_the_peer_may_ask_for_two_things() -> None:
+    places = (Path("/run/db.sock"), Path("/data"), 990, 991)
+    stream = serve.argv(["stream"], *places)
+    assert stream[:4] == ["setpriv", "--reuid=990", "--regid=991", "--clear-groups"]
+    assert serve.argv(["seed"], *places)[-2:] == ["/run/db.sock", "/data"]
+    for words in ([], ["stream", "x"], ["seed;id"], ["--help"]):
+        with pytest.raises(NotFoundError):
+            serve.argv(words, *places)
+
+
+def test_the_owner_of_a_loopback_connection_is_known() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            import os
+
+            assert user_of(client.getsockname()[1], port) == os.getuid()
+    assert user_of(1, 2) is None
+
+
+LOG = b"""\
+# at 4
+#261124 20:07:32 server id 1  end_log_pos 256 CRC32 0x1 \tStart: binlog v 4
+#261124 20:07:33 server id 1  end_log_pos 300 CRC32 0x1 \tGTID 0-1-5 trans
+### INSERT INTO `c`.`t`
+###   @1=5
+COMMIT/*!*/;
+#261124 20:07:34 server id 1  end_log_pos 400 CRC32 0x1 \tGTID 0-1-6 trans
+### INSERT INTO `c`.`t`
+###   @1=6
+COMMIT/*!*/;
+#261124 20:07:34 server id 2  end_log_pos 500 CRC32 0x1 \tGTID 0-2-7 ddl
+DROP TABLE x
+DELIMITER ;
+# End of log file
+"""
+
+
+def test_only_what_the_peer_lacks_becomes_evidence() -> None:
+    found = [b"".join(block) for block in evidence.missing(LOG.splitlines(keepends=True), parse("0-1-5"))]
+    assert len(found) == 2
+    assert b"@1=6" in found[0]
+    assert b"DROP TABLE x" in found[1]
+    assert b"DELIMITER" not in found[1]
+    assert not list(evidence.missing(LOG.splitlines(keepends=True), parse("0-1-9,0-2-9")))
+
+
+def test_no_log_no_evidence(tmp_path: Path) -> None:
+    assert evidence.export(tmp_path, tmp_path / "kept", parse("0-1-5"), GtidState()) is None
+    assert not list((tmp_path / "kept").iterdir())
+
+
+def test_a_copy_says_where_it_was_taken(tmp_path: Path) -> None:
+    with pytest.raises(StorageError):
+        seed.copied_position(tmp_path)
+    (tmp_path / "xtrabackup_binlog_info").write_text("centralino-bin.000001\t512\t0-1-5\n")
+    assert str(seed.copied_position(tmp_path)) == "0-1-5"
+    (tmp_path / "mariadb_backup_binlog_info").write_text("centralino-bin.000001\t512\t\n")
+    assert seed.copied_position(tmp_path) == GtidState()
+
+
+def test_the_size_leaves_the_log_of_changes_out(tmp_path: Path) -> None:
+    (tmp_path / "mysql").mkdir()
+    (tmp_path / "mysql/table.ibd").write_bytes(b"x" * 1000)
+    (tmp_path / "centralino-bin.000001").write_bytes(b"x" * 5000)
+    assert serve.size(tmp_path) == 1000
