@@ -18,7 +18,6 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from daemon.certificates.facts import Facts
-from daemon.settings.reach import KeyType
 
 SELF_SIGNED_YEARS = 10
 LONGEST_COMMON_NAME = 64
@@ -34,9 +33,9 @@ ORGANISATION_FIELDS = {
 """Subject fields that authorities advise (S-CE-04)."""
 
 
-def make_key(kind: KeyType) -> PrivateKey:
-    """A fresh private key."""
-    if kind is KeyType.RSA_3072:
+def make_key(kind: str) -> PrivateKey:
+    """A fresh private key; `kind` is a value of KeyType, whose module would bring all the settings."""
+    if kind == "rsa3072":
         return rsa.generate_private_key(public_exponent=65537, key_size=3072)
     return ec.generate_private_key(ec.SECP256R1())
 

@@ -202,7 +202,7 @@ class Operations:
 
     def conditions(self, wishes: AcmeWishes) -> list[JsonObject]:
         """Which conditions of automatic certificates do not hold (S-CE-03), as problems."""
-        return self._conditions(self._engine.settings, self._wished(wishes))
+        return self._conditions(self._engine.settings, self._wished(wishes)[1])
 
     def enable_acme(self, wishes: AcmeWishes, comment: str, who: str, progress: Progress) -> JsonObject:
         """Check the conditions, order, try, prove, keep, and renew from now on.
@@ -211,14 +211,14 @@ class Operations:
         """
         self._refuse_slave()
         progress(0.05, "checking the conditions")
-        settings, acme = self._engine.settings, self._wished(wishes)
+        settings, (table, acme) = self._engine.settings, self._wished(wishes)
         found = self._conditions(settings, acme)
         fatal = [problem for problem in _problems(found) if problem.fatal]
         if fatal:
             raise InvalidSettingsError(fatal)
         answer = self._order(settings, acme, progress)
         progress(0.8, "putting the certificate in force")
-        result = self._use(CertificateSource.ACME, answer, comment, who, acme=acme)
+        result = self._use(CertificateSource.ACME, answer, comment, who, acme=table)
         self._alarms.clear_alarm(RENEWAL_ALARM)
         warnings = [problem.sentence() for problem in _problems(found)]
         return {**result, "notes": warnings}
@@ -286,27 +286,21 @@ class Operations:
         comment: str,
         who: str,
         *,
-        acme: Acme | None = None,
+        acme: JsonObject | None = None,
     ) -> JsonObject:
         made = self._certificates.keep(source, answer)
-        if "account" in answer and acme is not None:
-            self._store.set_account(directory_of(acme), str(answer["account"]))
         return self._use_set(made, comment or f"{source} certificate {made.facts.serial}", who, acme=acme)
 
     def _use_set(
-        self, wanted: CertificateSet, comment: str, who: str, *, acme: Acme | None = None
+        self, wanted: CertificateSet, comment: str, who: str, *, acme: JsonObject | None = None
     ) -> JsonObject:
         """Serve a set by way of the settings, so that history tells and a rollback brings it back."""
         store, lock = self._store, self._certificates.replacement.lock
-        settings = self._engine.settings
         with lock:
             before = store.state.newest.get(wanted.source.value, "")
             store.set_newest(wanted.source, wanted.name)
         try:
-            section = settings.certificates
-            changed = section.source is not wanted.source or (acme is not None and section.acme != acme)
-            if changed:
-                self._change_settings(wanted.source, acme, comment, who)
+            self._change_settings(wanted.source, acme, comment, who)
             if store.state.served != wanted.name:
                 self._certificates.serve(wanted)
         except CentralinoError:
@@ -316,29 +310,33 @@ class Operations:
             raise
         return self._result(wanted)
 
-    def _change_settings(self, source: CertificateSource, acme: Acme | None, comment: str, who: str) -> None:
-        document: dict[str, Any] = self._engine.document(0)
-        document["certificates"]["source"] = source.value
-        if acme is not None:
-            document["certificates"]["acme"] = acme.model_dump(mode="json")
-        self._engine.apply(json.dumps(document), base=self._engine.revision, comment=comment, who=who)
+    def _change_settings(
+        self, source: CertificateSource, acme: JsonObject | None, comment: str, who: str
+    ) -> None:
+        """Choose the source, and `acme` if it is given; nothing where the settings are like that already."""
+        document, base = self._document()
+        section: dict[str, Any] = document["certificates"]
+        wanted = section | {"source": source.value} | ({} if acme is None else {"acme": acme})
+        if wanted != section:
+            document["certificates"] = wanted
+            self._engine.apply(json.dumps(document), base=base, comment=comment, who=who)
 
-    def _wished(self, wishes: AcmeWishes) -> Acme:
-        acme = self._engine.settings.certificates.acme
+    def _document(self) -> tuple[dict[str, Any], int]:
+        base = self._engine.revision
+        return dict(self._engine.document(0)), base
+
+    def _wished(self, wishes: AcmeWishes) -> tuple[JsonObject, Acme]:
+        """The section as it would be, as JSON and as settings. Raises InvalidSettingsError."""
+        document, base = self._document()
+        section: dict[str, Any] = document["certificates"]
         given = {key: value for key, value in vars(wishes).items() if value is not None}
-        given["terms_accepted"] = wishes.terms_accepted or acme.terms_accepted
-        try:
-            return Acme.model_validate(acme.model_dump() | given)
-        except ValueError as error:
-            rows: list[dict[str, Any]] = getattr(error, "errors", list)()
-            raise InvalidSettingsError(
-                [
-                    Problem(
-                        f"certificates.acme.{'.'.join(map(str, one['loc']))}", str(one["msg"]), "correct it"
-                    )
-                    for one in rows
-                ]
-            ) from None
+        given["terms_accepted"] = wishes.terms_accepted or section["acme"]["terms_accepted"]
+        if wishes.directory_roots is not None:
+            given["directory_roots"] = list(wishes.directory_roots)
+        acme: JsonObject = section["acme"] | given
+        document["certificates"] = section | {"acme": acme}
+        settings = self._engine.propose(json.dumps(document), base).settings
+        return acme, settings.certificates.acme
 
     def _conditions(self, settings: Settings, acme: Acme) -> list[JsonObject]:
         public = settings.domain.public_address

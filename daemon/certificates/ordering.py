@@ -28,7 +28,6 @@ from josepy.jwk import JWKEC
 from daemon.certificates import making
 from daemon.certificates.conditions import challenge_file
 from daemon.files import remove_file, write_file
-from daemon.settings.reach import KeyType
 
 USER_AGENT = "Centralino"
 NONCE_TRIES = 8
@@ -130,9 +129,7 @@ def directory_trouble(service: Service) -> str | None:
     return None
 
 
-def order(
-    service: Service, names: Sequence[str], kind: KeyType, webroot: Path, limit_seconds: float
-) -> Ordered:
+def order(service: Service, names: Sequence[str], kind: str, webroot: Path, limit_seconds: float) -> Ordered:
     """Get a certificate for `names`. Raises OrderError; nothing of the attempt stays in `webroot`."""
     account = None if service.account is None else _Account.read(service.account)
     account_key = _new_account_key() if account is None else account.key

@@ -31,9 +31,8 @@ def self_signed(request: Table) -> Answer:
     """`names`, `key_type` -> `chain`, `key`, `facts`; the addresses of the box are added to the names."""
     from daemon.certificates import making
     from daemon.first_boot import addresses_of_box
-    from daemon.settings.reach import KeyType
 
-    key = making.make_key(KeyType(request["key_type"]))
+    key = making.make_key(request["key_type"])
     addresses = ["127.0.0.1", *(str(address) for address in addresses_of_box())]
     chain = making.self_signed(key, [*request["names"], *addresses], datetime.now(UTC))
     return {"chain": chain, "key": making.key_text(key), "facts": making.describe(chain).as_json()}
@@ -42,9 +41,8 @@ def self_signed(request: Table) -> Answer:
 def make_request(request: Table) -> Answer:
     """`names`, `key_type`, `organisation` -> `request`, `key`; or `problems`."""
     from daemon.certificates import making
-    from daemon.settings.reach import KeyType
 
-    key = making.make_key(KeyType(request["key_type"]))
+    key = making.make_key(request["key_type"])
     try:
         text = making.request(key, request["names"], request["organisation"])
     except ValueError as error:
@@ -127,7 +125,6 @@ def acme_order(request: Table) -> Answer:
     `chain`, `key`, `facts`, `account`; or `order_error`."""
     from daemon.certificates import making
     from daemon.certificates.ordering import OrderError, Service, order, roots_file
-    from daemon.settings.reach import KeyType
 
     with roots_file(Path(request["bundle"]), request["roots"]) as roots:
         service = Service(request["directory"], roots, request["contact"], request["account"])
@@ -135,7 +132,7 @@ def acme_order(request: Table) -> Answer:
             got = order(
                 service,
                 request["names"],
-                KeyType(request["key_type"]),
+                request["key_type"],
                 Path(request["webroot"]),
                 request["patience_seconds"],
             )

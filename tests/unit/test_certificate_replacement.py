@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 from certificate_authority import PrivateAuthority
+from certificate_helper import ask_here
 from certificate_servers import TlsServer
 
 from daemon import faults
 from daemon.alarms import Alarms
 from daemon.certificates.consumers import Consumer, Copy, Service
-from daemon.certificates.helper import Verb, ask_helper
+from daemon.certificates.helper import Verb
 from daemon.certificates.replacement import ALARM, Replacement
 from daemon.certificates.store import CertificateSet, Store
 from daemon.errors import ApplyFailedError, CentralinoError, StorageError
@@ -55,11 +56,11 @@ class Box:
         self.store.keep()
 
     def replaces(self, store: Store) -> Replacement:
-        return Replacement(store, self.alarms, lambda: self.consumers, ask_helper, proof_seconds=0.2)
+        return Replacement(store, self.alarms, lambda: self.consumers, ask_here, proof_seconds=0.2)
 
     def issue(self) -> CertificateSet:
         chain, key = self.authority.issue(["pbx.example.com"])
-        answer = ask_helper(Verb.DESCRIBE, chain=chain)
+        answer = ask_here(Verb.DESCRIBE, chain=chain)
         from daemon.certificates.facts import Facts
 
         return self.store.add(CertificateSource.UPLOADED, Facts.from_json(answer["facts"]), chain, key)
@@ -78,7 +79,7 @@ class Box:
         return reload
 
     def serials(self) -> list[str]:
-        answer = ask_helper(
+        answer = ask_here(
             Verb.HANDSHAKE,
             targets=[[str(server.port), "127.0.0.1", server.port] for server in self.servers],
             fingerprint="",
