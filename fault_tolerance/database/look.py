@@ -47,6 +47,7 @@ class Look:
     trouble: str = ""
     purged: bool = False
     synchronous: bool = False
+    listeners: int = 0
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ def look(session: Session, moment: float, lineage: str = "") -> Look:
         trouble=_text(first.get("Last_SQL_Error")) or _text(first.get("Last_IO_Error")),
         purged=_text(first.get("Last_IO_Errno")) == "1236",
         synchronous=is_synchronous(counters),
+        listeners=int(counters.get("Rpl_semi_sync_master_clients", "0")),
     )
 
 

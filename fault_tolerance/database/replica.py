@@ -380,6 +380,9 @@ class MariaDb:
         if self._aim is Aim.WRITABLE and not seen.writable:
             self._retry_after = now + RETRY_SECONDS
             self.make_writable(ANSWER_LIMIT_SECONDS)
+        elif self._aim is Aim.WRITABLE and seen.listeners and not seen.synchronous and self._watching:
+            self._retry_after = now + RETRY_SECONDS
+            self._watching.do("REPLACE INTO centralino_pair.pulse (one, moment) VALUES (1, NOW(6))")
         elif self._aim is Aim.READ_ONLY and seen.writable:
             self.make_read_only(ANSWER_LIMIT_SECONDS)
         elif self._aim is Aim.FOLLOWING and self._strayed(seen, now):

@@ -29,6 +29,12 @@ CREATE TABLE IF NOT EXISTS centralino_pair.lineage (
     one TINYINT NOT NULL PRIMARY KEY DEFAULT 1 CHECK (one = 1),
     identifier CHAR(36) NOT NULL
 ) ENGINE = InnoDB;
+-- Written once whenever the other node has come back: only a transaction makes the server notice that commits
+-- can wait for it again.
+CREATE TABLE IF NOT EXISTS centralino_pair.pulse (
+    one TINYINT NOT NULL PRIMARY KEY DEFAULT 1 CHECK (one = 1),
+    moment DATETIME(6) NOT NULL
+) ENGINE = InnoDB;
 GRANT SELECT ON centralino_pair.lineage TO `centralino-replica`@localhost;
 
 USE centralino;
