@@ -240,11 +240,13 @@ class Client:
     def watch_job(
         self,
         identifier: str,
-        on_change: Callable[[JsonObject], None] = lambda job: None,
+        on_change: Callable[[JsonObject], None] | None = None,
         *,
         limit_seconds: float | None = None,
     ) -> JsonObject:
         """Wait until a job ends and return it; `on_change` is called with every state seen on the way.
+
+        Without `on_change` the daemon is not asked for what happens on the way.
 
         A lost signal costs at most `JOB_POLL_SECONDS`: the job is also asked for. Raises UnavailableError
         when `limit_seconds` pass first.
@@ -252,7 +254,8 @@ class Client:
         started = time.monotonic()
         with self.signals(JOBS, "JobChanged") as wait:
             job = self.read_object(JOBS, "Get", identifier)
-            on_change(job)
+            if on_change is not None:
+                on_change(job)
             while text_of(job, "state") not in FINISHED:
                 if limit_seconds is not None and time.monotonic() - started > limit_seconds:
                     raise UnavailableError(
@@ -261,7 +264,10 @@ class Client:
                     )
                 events = [as_object(json.loads(event)) for event in wait(JOB_POLL_SECONDS)]
                 # The signal goes to everybody and so tells little: message and result must be asked for.
-                if not events or any(text_of(event, "id") == identifier for event in events):
+                ours = [event for event in events if text_of(event, "id") == identifier]
+                ended = any(text_of(event, "state") in FINISHED for event in ours)
+                if not events or ended or (ours and on_change is not None):
                     job = self.read_object(JOBS, "Get", identifier)
-                    on_change(job)
+                    if on_change is not None:
+                        on_change(job)
         return job

@@ -12,10 +12,10 @@ from appliance.cli_common import errors_to_exit_codes, run_command
 from appliance.demo import wait_healthy
 from appliance.lab import Lab
 from appliance.lab_cli import built_root
-from tests.bench import build, idle, installer, interface, recovery, rows
+from tests.bench import build, firewall, idle, installer, interface, network, recovery, rows
 from tests.bench.nodes import install_peers, start_peers
 
-GROUPS = ("interface", "idle", "recovery", "build", "installer")
+GROUPS = ("interface", "idle", "network", "firewall", "recovery", "build", "installer")
 
 
 @click.command()
@@ -48,6 +48,21 @@ def bench(only: tuple[str, ...], runs: int | None, root: Path | None, output: Pa
                 if "idle" in chosen:
                     console.print("> watch the daemons idle")
                     found += idle.measure(node, **given)
+            if "network" in chosen:
+                with Lab(tree, Path(folder) / "lab") as lab:
+                    console.print("> change the network")
+                    node = lab.add_node()
+                    node.power_on(120)
+                    wait_healthy(node, 60)
+                    found += network.measure(node, **given)
+            if "firewall" in chosen:
+                with Lab(tree, Path(folder) / "lab") as lab:
+                    console.print("> attack, flood and block")
+                    node = lab.add_node()
+                    install_peers(node, firewall.PACKAGES)
+                    node.power_on(120)
+                    wait_healthy(node, 60)
+                    found += firewall.measure(lab, node, **given)
             if "recovery" in chosen:
                 with Lab(tree, Path(folder) / "lab") as lab:
                     console.print("> kill and freeze Asterisk")
