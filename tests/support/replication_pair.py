@@ -128,9 +128,10 @@ class Member:
 
 @contextmanager
 def pair_of_nodes(
-    root: Path, directory: Path, trees: str = "", cap: int = 10_000
+    root: Path, directory: Path, trees: str = "", declared: str = "", cap: int = 2_000
 ) -> Iterator[tuple[Member, Member]]:
-    """Two booted nodes whose agents run and have not been told anything yet."""
+    """Two booted nodes whose agents run and have not been told anything yet; `declared` is what the file
+    `trees` on the nodes says."""
     with Lab(root, directory) as lab:
         first, second = lab.add_node(), lab.add_node()
         key = directory / "peer"
@@ -141,6 +142,8 @@ def pair_of_nodes(
             node.disk.mount()
             bring_roles(node)
             bring_programs(node)
+            if trees:
+                (node.disk.tree / trees.lstrip("/")).write_text(declared)
             home = node.disk.tree / "root/.ssh"
             home.mkdir(mode=0o700, exist_ok=True)
             shutil.copy2(key, home / "peer")

@@ -1,0 +1,292 @@
+"""Trees, markers, guards and words of the file replication; real rsync where it runs, without a peer."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from daemon.errors import NotAuthorizedError
+from fault_tolerance.files import receiver, rsync, trees
+from fault_tolerance.files.pending import DELETION_SECONDS, FEW, Pending, refusal
+from fault_tolerance.files.receiver import Gate
+from fault_tolerance.files.trees import Markers, SourceLostError, Tree
+from fault_tolerance.files.watch import Watch
+
+# rsync(1) of 3.1.3, the version of AlmaLinux 8: the options that we use must be among these.
+KNOWN_TO_3_1_3 = frozenset(
+    "archive backup backup-dir bwlimit checksum compress delete delete-after delete-before delete-delay"
+    " delete-during delete-excluded delete-missing-args dirs dry-run exclude exclude-from files-from force from0"
+    " fuzzy group hard-links ignore-errors ignore-existing ignore-missing-args info inplace itemize-changes"
+    " links log-file max-delete max-size numeric-ids omit-dir-times one-file-system out-format owner partial"
+    " partial-dir perms progress protect-args prune-empty-dirs quiet recursive relative rsh rsync-path"
+    " size-only specials stats suffix temp-dir timeout times update verbose whole-file".split()
+)
+
+
+def every_command() -> list[list[str]]:
+    common = rsync.options(["ssh", "-i", "key"], 500)
+    ends = ("/tree/", "peer:7/voicemail/")
+    return [
+        rsync.batch(common, *ends),
+        rsync.deletions(common, *ends),
+        rsync.whole(common, *ends, most_deletions=30, checksum=True),
+        rsync.rehearsal(common, *ends),
+    ]
+
+
+def test_only_options_of_the_oldest_rsync() -> None:
+    for words in every_command():
+        for word in words:
+            if word.startswith("--"):
+                assert word[2:].partition("=")[0] in KNOWN_TO_3_1_3, word
+
+
+def test_the_cap_is_in_kilobytes_of_a_thousand() -> None:
+    assert "--bwlimit=976" in rsync.options(["ssh"], 1000)
+    assert "--bwlimit=1" in rsync.options(["ssh"], 1)
+    assert not [word for word in rsync.options(["ssh"], 0) if "bwlimit" in word]
+
+
+def test_words_are_quoted_as_rsync_splits_them() -> None:
+    assert rsync.quoted(["ssh", "-o", "ProxyCommand=a b", ""]) == "ssh -o 'ProxyCommand=a b' ''"
+    with pytest.raises(ValueError, match="cannot be given"):
+        rsync.quoted(["it's"])
+
+
+def test_all_trees_are_declared_once() -> None:
+    from appliance.platform_data import load_platform
+
+    for name in ("debian12", "almalinux8"):
+        paths = {key: Path(value) for key, value in load_platform(name).box.paths.items()}
+        found = trees.read(paths=paths)
+        names = [tree.name for tree in found]
+        assert len(set(names)) == len(names)
+        assert {"voicemail", "recordings", "prompts", "provisioning", "certificates"} <= set(names)
+        assert all(tree.path.is_absolute() and "{" not in str(tree.path) for tree in found)
+        urgent = {tree.name: tree.urgent for tree in found}
+        assert urgent["voicemail"]
+        assert not urgent["recordings"]
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Tree:
+    (tmp_path / "voicemail").mkdir()
+    return Tree("voicemail", tmp_path / "voicemail", urgent=True)
+
+
+def test_an_unmounted_tree_is_not_the_tree(tree: Tree, tmp_path: Path) -> None:
+    markers = Markers(tmp_path / "state")
+    markers.check(tree)
+    assert (tree.path / trees.MARKER).is_file()
+    shutil.rmtree(tree.path)
+    tree.path.mkdir()
+    for again in (markers, Markers(tmp_path / "state")):  # also after a restart
+        with pytest.raises(SourceLostError, match="marker is missing"):
+            again.check(tree)
+
+
+def test_a_tree_that_never_was_is_nothing(tmp_path: Path) -> None:
+    nothing = Tree("prompts", tmp_path / "prompts", urgent=True)
+    markers = Markers(tmp_path / "state")
+    assert not markers.is_present(nothing)
+    with pytest.raises(SourceLostError):
+        markers.check(nothing)
+
+
+@given(st.integers(0, 10_000), st.integers(0, 10_000))
+def test_a_large_share_is_never_deleted_and_a_few_always(lost: int, left: int) -> None:
+    why = refusal(lost, left)
+    if lost <= FEW:
+        assert why is None
+    if lost > FEW and lost > 0.3 * (lost + left):
+        assert why == f"{lost} of {lost + left} files vanished at once"
+
+
+def test_renames_are_no_losses() -> None:
+    pending = Pending(files=100)
+    for number in range(100):
+        pending.note_gone(f"old{number}", 1.0)
+        pending.note_changed(f"new{number}", 1.0, new=1)
+    assert pending.refusal(2.0) is None
+    assert pending.files == 100
+
+
+def test_mass_deletion_is_refused_until_a_person_forgives() -> None:
+    pending = Pending(files=100)
+    for number in range(60):
+        pending.note_gone(f"{number}", 1.0)
+    assert pending.refusal(2.0) == "60 of 100 files vanished at once"
+    pending.forgive()
+    assert pending.refusal(2.0) is None
+
+
+def test_deletions_wait_and_changes_do_not() -> None:
+    pending = Pending(files=50)
+    pending.note_gone("gone", 1.0)
+    pending.note_changed("here", 1.0)
+    assert pending.take_gone(1.0 + DELETION_SECONDS / 2) == []
+    assert pending.take_changed() == ["here"]
+    pending.sent()
+    assert pending.oldest() is None
+    assert pending.take_gone(1.0 + DELETION_SECONDS) == ["gone"]
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans(), st.booleans(), st.booleans())))
+def test_nothing_is_forgotten(steps: list[tuple[str, bool, bool, bool]]) -> None:
+    """Whatever happens while runs fail: the last word on each path is either sent or still pending."""
+    pending, here, there = Pending(files=100), set[str](), set[str]()
+    for moment, (path, appears, deletions, arrives) in enumerate(steps):
+        if appears:
+            here.add(path)
+            pending.note_changed(path, float(moment))
+        else:
+            here.discard(path)
+            pending.note_gone(path, float(moment))
+        taken = pending.take_gone(1e9) if deletions else pending.take_changed()
+        if arrives:
+            there = there - set(taken) if deletions else there | set(taken)
+            pending.sent()
+        elif deletions:
+            pending.return_gone()
+        else:
+            pending.return_changed()
+        waiting = set(pending.changed) | set(pending.gone)
+        assert here ^ there <= waiting
+        assert not set(pending.changed) & set(pending.gone)
+
+
+def test_oldest_keeps_its_age_when_a_run_fails() -> None:
+    pending = Pending(files=1)
+    pending.note_changed("a", 5.0)
+    pending.take_changed()
+    assert pending.oldest() == 5.0
+    pending.note_changed("b", 7.0)
+    pending.return_changed()
+    assert list(pending.changed) == ["a", "b"]
+    assert pending.oldest() == 5.0
+
+
+def test_the_kernel_tells_of_everything(tree: Tree, tmp_path: Path) -> None:
+    (tree.path / "box/INBOX").mkdir(parents=True)
+    (tree.path / "box/INBOX/old.wav").write_text("x")
+    pending = Pending()
+    watch = Watch(lambda: pytest.fail("no event was lost"))
+    try:
+        watch.add(tree, pending)
+        assert pending.files == 1
+        (tree.path / "box/INBOX/new.wav").write_text("x")
+        (tree.path / "deep/er").mkdir(parents=True)
+        (tree.path / "deep/er/file").write_text("x")
+        (tree.path / trees.MARKER).write_text("x")
+        assert watch.ready(5)
+        watch.read(0)
+        assert set(pending.changed) >= {"box/INBOX/new.wav", "deep", "deep/er", "deep/er/file"}
+        assert not any(".centralino" in path for path in pending.changed)
+        pending.take_changed()
+        pending.sent()
+        (tree.path / "box").rename(tmp_path / "elsewhere")
+        assert watch.ready(5)
+        watch.read(0)
+        assert "box" in pending.gone
+        assert pending.lost_lately(0.0) == 0 or pending.files == 1
+        assert pending.files == 1
+    finally:
+        watch.close()
+
+
+SERVER = ["rsync", "--server", "-blogDtpre.iLsfxCIvu", "--timeout=30", "--bwlimit=976"]
+
+
+def test_our_own_words_are_taken() -> None:
+    words = [*SERVER, "--backup-dir", ".centralino-removed", "--max-delete=20", "--delete-delay", "--stats"]
+    options, epoch, name = receiver.parse(
+        [*words, "--partial-dir", ".centralino-partial", ".", "7/voicemail/"]
+    )
+    assert (epoch, name) == (7, "voicemail")
+    assert "--server" not in options
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        ["--sender"],
+        ["--rsh=sh"],
+        ["--daemon"],
+        ["--remove-source-files"],
+        ["--backup-dir", "/etc"],
+        ["--partial-dir"],
+        ["--partial-dir=../../x"],
+        ["-slogDtpre.iLsfxCIvu"],
+        ["--log-file=/etc/passwd"],
+        ["--temp-dir=/"],
+        ["--files-from=/etc/shadow"],
+        ["a b"],
+        ["/etc"],
+    ],
+)
+def test_foreign_words_are_refused(bad: list[str]) -> None:
+    with pytest.raises(NotAuthorizedError):
+        receiver.parse([*SERVER, *bad, ".", "7/voicemail/"])
+
+
+@pytest.mark.parametrize(
+    "target", ["/etc/", "7/../", "7/voicemail/../../etc/", "voicemail/", "-1/voicemail/", "7/voicemail"]
+)
+def test_only_a_declared_tree_is_a_place(target: str) -> None:
+    with pytest.raises(NotAuthorizedError):
+        receiver.parse([*SERVER, ".", target])
+
+
+@given(st.lists(st.text(max_size=20), max_size=6))
+def test_random_words_never_pass(words: list[str]) -> None:
+    with pytest.raises(NotAuthorizedError):
+        receiver.parse(words)
+
+
+def test_older_epochs_and_closed_gates_refuse(tree: Tree, tmp_path: Path) -> None:
+    gate = Gate(tmp_path / "run", [tree], Markers(tmp_path / "state"))
+    ask = lambda epoch, name="voicemail": gate.argv([*SERVER, ".", f"{epoch}/{name}/"])  # noqa: E731
+    with pytest.raises(NotAuthorizedError, match="takes no files"):
+        ask(7)
+    gate.open(7)
+    assert ask(7)[-1] == f"{tree.path}/"
+    assert ask(8)[-1] == f"{tree.path}/"
+    with pytest.raises(NotAuthorizedError, match="older"):
+        ask(6)
+    with pytest.raises(NotAuthorizedError, match="no tree"):
+        ask(7, "other")
+    gate.shut()
+    with pytest.raises(NotAuthorizedError):
+        ask(9)
+
+
+def test_a_lost_disk_is_not_written_to(tree: Tree, tmp_path: Path) -> None:
+    gate = Gate(tmp_path / "run", [tree], Markers(tmp_path / "state"))
+    gate.open(1)
+    gate.argv([*SERVER, ".", "1/voicemail/"])
+    (tree.path / trees.MARKER).unlink()
+    with pytest.raises(SourceLostError):
+        gate.argv([*SERVER, ".", "1/voicemail/"])
+
+
+def test_what_replication_deleted_is_kept_a_week(tree: Tree) -> None:
+    import time
+
+    kept = tree.path / trees.REMOVED / "box/msg.wav"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("x")
+    receiver.forget_old([tree], time.time())
+    assert kept.exists()
+    receiver.forget_old([tree], time.time() + receiver.KEPT_SECONDS + 60)
+    assert not kept.parent.exists()
+
+
+def test_progress_of_rsync_is_read() -> None:
+    assert rsync.share_done(b"     32,768  42%   31.25MB/s    0:00:00") == 0.42
+    assert rsync.share_done(b"sending incremental file list") is None
+    assert re.match(r"\d", "0")
