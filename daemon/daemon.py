@@ -20,6 +20,7 @@ from daemon.bus_api import SETTINGS_LANE, Core, handlers, signal_of
 from daemon.bus_certificates import LANE as CERTIFICATES_LANE
 from daemon.bus_certificates import certificate_handlers
 from daemon.bus_domain import domain_handlers
+from daemon.bus_fault_tolerance import fault_tolerance_handlers
 from daemon.bus_firewall import firewall_handlers
 from daemon.certificates.operations import Operations
 from daemon.certificates.subsystem import Certificates
@@ -36,6 +37,9 @@ from daemon.mode import Mode
 from daemon.network import Network
 from daemon.network.events import NetworkEvents
 from daemon.notify import ServiceManagerLink
+from daemon.pair import FaultToleranceSubsystem
+from daemon.pair_link import PairLink
+from daemon.pair_words import PairWords
 from daemon.places import Places
 from daemon.platform import Platform, platform
 from daemon.secrets import SecretStore
@@ -73,6 +77,7 @@ class Daemon:
         subsystems: list[Subsystem] = [Hostname(places), Network(places), LogRetention(places, audit)]
         self._shield = self._sip_shield(found)
         refill = (lambda: None) if self._shield is None else self._shield.fill_kernel
+        # A slave's SIP is closed by the role runtime, which opens it without this daemon (see its silence.py).
         self._firewall = Firewall(places, lambda: self._engine.settings, alarms, on_lost=refill)
         subsystems.append(self._firewall)
         self._domain = self._mode = None
@@ -93,6 +98,12 @@ class Daemon:
         if self._services is not None:
             subsystems.append(self._services)
         program = program_version()
+        words = PairWords(lambda: self._engine, lambda: self._services, alarms, lambda: self._jobs)
+        self._pair = PairLink(
+            words.paired, words.core, alarms, self._role_changed, self._changed, words.take_settings
+        )
+        pair = FaultToleranceSubsystem(places, program, self._pair.state)
+        subsystems.append(pair)
         clock = Clock(places.boot_marker)
         self._engine = Engine(store, subsystems, clock=clock, program=program, on_change=self._changed)
         self._engine.report("platform", trouble)
@@ -104,7 +115,16 @@ class Daemon:
         self._alarms = alarms
         self._events = NetworkEvents(lambda: self._engine.settings, alarms, self._changed)
         alarms.listen(lambda _alarm, _raised: self._changed())
-        board = StatusBoard(self._engine, self._jobs, alarms, audit, self._services, found, program)
+        board = StatusBoard(
+            self._engine,
+            self._jobs,
+            alarms,
+            audit,
+            self._services,
+            found,
+            program,
+            role=self._pair.role_word,
+        )
         self._board = board
         core = Core(
             engine=self._engine,
@@ -123,6 +143,8 @@ class Daemon:
         methods = handlers(core) | certificate_handlers(operations, self._jobs)
         methods |= firewall_handlers(self._engine, self._firewall, self._shield)
         methods |= domain_handlers(self._engine, self._domain, self._mode)
+        manager = words.manager(places, pair, self._pair, self._live_calls) if places.is_live else None
+        methods |= fault_tolerance_handlers(manager, self._pair, self._jobs)
         self._bus = BusService(bus_address, methods, record, self._bus_lost)
 
     def run(self) -> int:
@@ -161,6 +183,7 @@ class Daemon:
         self._firewall.start()
         if self._shield is not None:
             self._shield.start()
+        self._pair.start()
         self._changed()
         return {"revision": self._engine.revision}
 
@@ -201,6 +224,7 @@ class Daemon:
         if not self._jobs.wait(STOP_LIMIT_SECONDS):
             log.warning("a job did not end in time; the next start settles what it left")
         self._engine.stop()
+        self._pair.stop()
         self._events.stop()
         if self._certificates is not None:
             self._certificates.stop()
@@ -219,7 +243,12 @@ class Daemon:
         from daemon.services.manager import Supervision
 
         return Supervision(
-            self._places, found, lambda: self._engine.settings, alarms, on_change=self._changed
+            self._places,
+            found,
+            lambda: self._engine.settings,
+            alarms,
+            role=lambda: self._pair.role(),
+            on_change=self._changed,
         )
 
     def _sip_shield(self, found: Platform | None) -> Shield | None:
@@ -228,7 +257,12 @@ class Daemon:
             return None
         return Shield(lambda: self._engine.settings, found.paths["ami_secret"], self._places.state)
 
+    def _role_changed(self) -> None:
+        if self._services is not None:
+            self._services.refresh()
+
     def _changed(self) -> None:
+        self._pair.start()
         self._emit("System1", "StatusChanged", self._board.summary())
         pending = self._engine.pending()
         waits = f", revision {pending['revision']} waits for confirm" if pending else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from collections.abc import Callable
 
 from daemon.alarms import Alarms
 from daemon.audit import AuditLog
@@ -28,6 +29,7 @@ class StatusBoard:
         services: ServiceManager | None,
         platform: Platform | None,
         program: str,
+        role: Callable[[], str] = lambda: ROLE_WITHOUT_PEER,
     ) -> None:
         self._engine = engine
         self._jobs = jobs
@@ -36,6 +38,7 @@ class StatusBoard:
         self._services = services
         self._platform = platform
         self._program = program
+        self._role = role
 
     def status(self) -> JsonObject:
         """As documented for Status in org.centralino.xml."""
@@ -57,7 +60,7 @@ class StatusBoard:
             else {"name": self._platform.name, "version": self._platform.version},
             "revision": self._engine.revision,
             "pending": self._engine.pending(),
-            "role": ROLE_WITHOUT_PEER,
+            "role": self._role(),
             "services": [] if self._services is None else [*self._services.list()],
             "subsystems": {
                 name: {

@@ -22,6 +22,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "completion": ("daemon.cli.completion", "completion"),
     "config": ("daemon.cli.config", "config"),
     "console": ("daemon.cli.console", "console"),
+    "fault-tolerance": ("daemon.cli.fault_tolerance", "fault_tolerance"),
     "firewall": ("daemon.cli.firewall", "firewall"),
     "domain": ("daemon.cli.domain", "domain"),
     "jobs": ("daemon.cli.jobs", "jobs"),

@@ -45,6 +45,10 @@ class ServiceManager(Subsystem, Protocol):
         """Stop watching; the services themselves go on."""
         ...
 
+    def refresh(self) -> None:
+        """Judge by the settings and the role of now; call it after a change of role."""
+        ...
+
     def list(self) -> Sequence[JsonObject]:
         """One object a service, as documented for Services1.List; from memory, without asking anybody."""
         ...

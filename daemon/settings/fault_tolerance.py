@@ -50,6 +50,10 @@ class FaultTolerance(Section):
         json_schema_extra=in_scope(Scope.CLUSTER),
     )
     peer_address: Address | None = Field(default=None, description="Address of the other node.")
+    peer_service_address: Address | None = Field(
+        default=None,
+        description="The other node's own address beside the primary shared one, for VRRP; pairing sets it.",
+    )
     management_address: Address | None = Field(
         default=None, description="Own address for the peer link; unset: the address that routes to the peer."
     )

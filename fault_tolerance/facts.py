@@ -1,0 +1,72 @@
+"""From what the parts say to the view that the role machine judges: obstacles, as data and one function."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fault_tolerance.contracts import ReplicaState
+from fault_tolerance.heartbeat import Heartbeat
+from fault_tolerance.view import Link, Obstacle, Rank, Role, Sight
+
+MOST_MOVES_AN_HOUR = 6
+SKEW_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What this node knows beside the role; see `Obstacle` for what each can mean. `skew` is the peer's clock
+    less ours in seconds, None while unknown."""
+
+    role: Role
+    rank: Rank
+    link: Link
+    heard: Heartbeat | None
+    gateway: Sight
+    carrier: bool
+    version: str
+    schema: int
+    skew: float | None
+    database: ReplicaState
+    files: ReplicaState
+    core_failed: bool
+    maintenance: bool
+    stepped_down: bool
+    moves: int
+    shutting_down: bool
+    manual: bool
+
+
+def obstacles(facts: Facts) -> frozenset[Obstacle]:
+    """Why this node may not take over; empty when it may."""
+    heard = facts.heard
+    found = {
+        Obstacle.PEER_NEVER_MET: facts.link is Link.NEVER,
+        Obstacle.GATEWAY_LOST: facts.gateway is Sight.LOST,
+        Obstacle.SERVICE_LINK_DOWN: not facts.carrier,
+        Obstacle.MAINTENANCE: facts.maintenance,
+        Obstacle.CORE_FAILED: facts.core_failed,
+        Obstacle.STEPPED_DOWN: facts.stepped_down,
+        Obstacle.TOO_MANY_MOVES: facts.moves >= MOST_MOVES_AN_HOUR,
+        Obstacle.SHUTTING_DOWN: facts.shutting_down,
+        Obstacle.MANUAL_MODE: facts.manual,
+        Obstacle.CLOCK_SKEW: facts.skew is not None and abs(facts.skew) > SKEW_SECONDS,
+    }
+    if heard is not None:
+        found[Obstacle.OTHER_VERSION] = heard.version != facts.version
+        found[Obstacle.OTHER_SCHEMA] = heard.schema != facts.schema
+        found[Obstacle.PEER_NEWER] = _peer_newer(facts, heard)
+    missing = {obstacle for obstacle, holds in found.items() if holds}
+    if facts.role not in (Role.MASTER, Role.PROMOTING):
+        missing |= facts.database.obstacles | facts.files.obstacles
+    return frozenset(missing)
+
+
+def _peer_newer(facts: Facts, heard: Heartbeat) -> bool:
+    """A follower's data are judged by its replication (what it has received, it has); a node that follows
+    nobody must compare: later mastery beats earlier, then the position."""
+    own = (facts.rank.mastered, facts.rank.position)
+    if facts.role is Role.SLAVE:
+        return heard.rank.mastered > facts.rank.mastered
+    if facts.role in (Role.MASTER, Role.PROMOTING):
+        return False
+    return (heard.rank.mastered, heard.rank.position) > own

@@ -1,0 +1,93 @@
+"""What the two nodes tell each other five times a second: one JSON object a line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from fault_tolerance.view import Obstacle, Peer, Rank, Role
+
+INTERVAL_SECONDS = 0.2
+SILENCE_SECONDS = 0.9
+LONGEST_LINE = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Heartbeat:
+    """`wall` is the sender's clock (seconds since 1970), to compare clocks; `cluster` the digest of its
+    settings of cluster scope; `holds` whether it has the shared addresses; `database` and `files` are the
+    replications' own words."""
+
+    role: Role
+    epoch: int
+    rank: Rank
+    obstacles: frozenset[Obstacle] = frozenset()
+    version: str = ""
+    schema: int = 0
+    wall: float = 0.0
+    holds: bool = False
+    cluster: str = ""
+    calls: int | None = None
+    database: Mapping[str, object] = field(default_factory=dict)
+    files: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def peer(self) -> Peer:
+        """What the role machine looks at."""
+        return Peer(self.role, self.epoch, self.rank, self.obstacles)
+
+
+def encode(beat: Heartbeat) -> bytes:
+    """One line."""
+    table = {
+        "type": "beat",
+        "role": beat.role.value,
+        "epoch": beat.epoch,
+        "rank": [beat.rank.mastered, beat.rank.position, beat.rank.priority],
+        "obstacles": sorted(obstacle.name for obstacle in beat.obstacles),
+        "version": beat.version,
+        "schema": beat.schema,
+        "wall": beat.wall,
+        "holds": beat.holds,
+        "cluster": beat.cluster,
+        "calls": beat.calls,
+        "database": beat.database,
+        "files": beat.files,
+    }
+    return json.dumps(table, separators=(",", ":")).encode() + b"\n"
+
+
+def decode(table: Mapping[str, object]) -> Heartbeat:
+    """Raises ValueError, KeyError or TypeError. An obstacle of a newer version is one of another version."""
+    rank = table["rank"]
+    obstacles = table["obstacles"]
+    if not isinstance(rank, list) or len(rank) != 3 or not isinstance(obstacles, list):
+        raise TypeError("rank or obstacles are malformed")
+    calls = table["calls"]
+    return Heartbeat(
+        role=Role(str(table["role"])),
+        epoch=_whole(table["epoch"]),
+        rank=Rank(_whole(rank[0]), _whole(rank[1]), _whole(rank[2])),
+        obstacles=frozenset(
+            Obstacle[name] if name in Obstacle.__members__ else Obstacle.OTHER_VERSION for name in obstacles
+        ),
+        version=str(table["version"]),
+        schema=_whole(table["schema"]),
+        wall=float(str(table["wall"])),
+        holds=table["holds"] is True,
+        cluster=str(table["cluster"]),
+        calls=calls if isinstance(calls, int) else None,
+        database=_table(table["database"]),
+        files=_table(table["files"]),
+    )
+
+
+def _whole(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{value!r} is no whole number")
+    return value
+
+
+def _table(value: object) -> dict[str, object]:
+    return value if isinstance(value, dict) else {}

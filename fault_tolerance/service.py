@@ -1,0 +1,233 @@
+"""`centralino-peer`: the role runtime's process, the helpers that it and the pairing are called by.
+
+centralino-peer run              the runtime (centralino-peer.service)
+centralino-peer silence          close SIP before anything else runs, if this node has a pair
+centralino-peer dial CHANNEL ... a remote shell for rsync: an SSH client to the peer
+centralino-peer pair|invite ...  see pairing.py; short-lived, with paramiko
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import selectors
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from daemon.errors import CentralinoError, InvalidSettingsError, NotFoundError, Problem
+from daemon.journal import start_logging
+from daemon.notify import ServiceManagerLink
+from daemon.run import run
+from fault_tolerance import silence
+from fault_tolerance import status as shown
+from fault_tolerance.contracts import Channel, DatabaseReplica, FileReplica
+from fault_tolerance.control import ControlServer, Doors, Table
+from fault_tolerance.executor import provider_hook
+from fault_tolerance.pair import RUN, Pair, read
+from fault_tolerance.pbx import Pbx
+from fault_tolerance.peer_link import SshChannel, ssh_arguments
+from fault_tolerance.runtime import Runtime, hook_of
+from fault_tolerance.view import Role, Wish
+
+AMI_SECRET = Path("/etc/centralino/secrets/asterisk-ami")
+
+log = logging.getLogger(__name__)
+
+
+class Service:
+    """The runtime with its sockets; without a pair it only waits to be invited or configured."""
+
+    def __init__(self, pair: Pair) -> None:
+        self._selector = selectors.DefaultSelector()
+        self._systemd = ServiceManagerLink()
+        helper = [sys.executable, "-m", "fault_tolerance.service"]
+        channel = SshChannel(pair, helper)
+        self._database, self._files = _replications(pair, channel)
+        hook = hook_of()
+        arguments = [str(pair.public_address or ""), str(pair.own), str(pair.peer)]
+        self.runtime = Runtime(
+            pair,
+            self._database,
+            self._files,
+            Pbx(AMI_SECRET),
+            self._selector,
+            hook=provider_hook(hook, arguments) if hook is not None and pair.cloud else None,
+            on_change=self._tell,
+            on_alive=self._systemd.alive,
+            on_cluster=lambda document: self._control.tell({"event": "settings", "document": document}),
+        )
+        self._arrived: list[tuple[int, int, socket.socket]] = []
+        self._lock = threading.Lock()
+        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._selector.register(self._wake_read, selectors.EVENT_READ, self._take_arrivals)
+        self._control = ControlServer(RUN / "control", self._selector, self._request)
+        self._doors = Doors(RUN / "link", self._selector, self._heartbeat_arrived, self._serve)
+        self._told = ""
+
+    def run(self) -> int:
+        """Until SIGTERM."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_arguments: self.runtime.stop())
+        self.runtime.start()
+        self._systemd.ready("the pair is watched")
+        self.runtime.run()
+        self._systemd.stopping()
+        down = _box_goes_down()
+        if down:
+            self.runtime.shut_down()
+        leaving = read() is None
+        self.runtime.close(stop_vrrp=down or leaving)
+        if leaving:
+            silence.open_sip()
+        self._doors.close()
+        self._control.close()
+        return 0
+
+    def _tell(self) -> None:
+        if not self._control.subscribed:
+            return
+        self._control.tell(
+            {
+                "event": "state",
+                "status": shown.status(self.runtime),
+                "alarms": shown.alarms(self.runtime),
+            }
+        )
+
+    def _request(self, method: str, request: Table) -> object:
+        runtime = self.runtime
+        match method:
+            case "status":
+                return shown.status(runtime)
+            case "why":
+                return shown.why(runtime)
+            case "subscribe":
+                runtime.changed()
+                return {"status": shown.status(runtime), "alarms": shown.alarms(runtime)}
+            case "wish":
+                wish = _wish(request.get("wish"))
+                runtime.ask(wish, forced=request.get("forced") is True)
+                return {"wish": wish.value}
+            case "handback":
+                runtime.ask_back()
+                return {}
+            case "maintenance":
+                runtime.maintenance = request.get("on") is True
+                runtime.changed()
+                return {"maintenance": runtime.maintenance}
+            case "core":
+                runtime.core.failed = request.get("failed") is True
+                calls = request.get("calls")
+                runtime.core.calls = calls if isinstance(calls, int) else None
+                runtime.core.digest = str(request.get("digest", ""))
+                document = request.get("document")
+                runtime.core.document = document if isinstance(document, dict) else runtime.core.document
+                runtime.core.core_unit = str(request.get("unit", runtime.core.core_unit))
+                runtime.changed()
+                return {}
+            case _:
+                raise NotFoundError(f"the runtime knows no {method[:64]!r}")
+
+    def _heartbeat_arrived(self, read_end: int, write_end: int, door: socket.socket) -> None:
+        """From a door's thread to the loop."""
+        with self._lock:
+            self._arrived.append((read_end, write_end, door))
+        os.write(self._wake_write, b"!")
+
+    def _take_arrivals(self) -> None:
+        os.read(self._wake_read, 512)
+        with self._lock:
+            arrived, self._arrived = self._arrived, []
+        for connection in arrived:
+            self.runtime.link.accept(*connection)
+
+    def _serve(self, channel: Channel, words: Sequence[str], guest: bool) -> list[str]:
+        if channel is Channel.DATABASE:
+            return self._database.serve_argv(words)
+        if channel is Channel.FILES:
+            return self._files.serve_argv(words)
+        raise NotFoundError("this node has a peer already", "run: centralino fault-tolerance unpair")
+
+
+def _replications(pair: Pair, channel: SshChannel) -> tuple[DatabaseReplica, FileReplica]:
+    """The parts that this version has; without them nothing is replicated, and status says so."""
+    from fault_tolerance.unreplicated import NoDatabase, NoFiles
+
+    database: DatabaseReplica = NoDatabase()
+    files: FileReplica = NoFiles()
+    return database, files
+
+
+def _wish(value: object) -> Wish:
+    try:
+        return Wish(str(value))
+    except ValueError:
+        raise InvalidSettingsError(
+            [Problem("role", f"{str(value)[:32]!r} is no role", "use master, slave or off")]
+        ) from None
+
+
+def _box_goes_down() -> bool:
+    try:
+        return (
+            run(["systemctl", "is-system-running"], limit_seconds=5.0, check=False).output.strip()
+            == "stopping"
+        )
+    except CentralinoError:
+        return True
+
+
+def _silence() -> int:
+    """Before Asterisk starts: a node of a pair is silent until it is master."""
+    if read() is None:
+        return 0
+    resumed = ""
+    with contextlib.suppress(OSError):
+        resumed = (RUN / "role").read_text().strip()
+    if resumed not in (Role.MASTER.value, Role.PROMOTING.value):
+        silence.close()
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; exit codes are those of daemon.errors."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        match words:
+            case ["run"]:
+                start_logging(logging.INFO)
+                pair = read()
+                if pair is None:
+                    from fault_tolerance.inviting import wait_for_guest
+
+                    return wait_for_guest()
+                return Service(pair).run()
+            case ["silence"]:
+                return _silence()
+            case ["dial", channel, *rest]:
+                pair = read()
+                if pair is None:
+                    raise NotFoundError("this node has no peer")
+                # The remote command of rsync: HOST rsync --server ...; HOST is ours to know.
+                call = ssh_arguments(pair, [Channel(channel).value, *rest[1:]])
+                os.execvp(call[0], call)  # noqa: S606
+            case [("pair" | "invite" | "greet" | "forget") as verb, *rest]:
+                from fault_tolerance.pairing import command
+
+                return command(verb, rest)
+            case _:
+                sys.stderr.write(f"{__doc__}\n")
+                return 2
+    except CentralinoError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
