@@ -7,21 +7,25 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from appliance.errors import BuildError
+from appliance.file_list import list_files, write_file_list
 from appliance.formats_contract import (
     DISK_FORMATS,
     INSTALLER_FORMATS,
+    LIVE_FORMATS,
     TREE_FORMATS,
     FormatMaker,
     OutputFormat,
     Variant,
     artefact_name,
 )
+from appliance.live import make_live
 from appliance.manifest import Contents, write_manifest
 from appliance.mirror import resolve_sources
 from appliance.platform_data import PlatformData
@@ -30,6 +34,8 @@ from appliance.progress import Progress
 from appliance.root_tree import build_root_tree
 from appliance.sbom import components_of
 from appliance.stages import BuildContext, build_context
+from appliance.standing import artefact_key, remember, still_stands
+from appliance.tree_entries import walk
 from appliance.tree_formats import copy_root, write_oci, write_tbz
 
 
@@ -98,6 +104,7 @@ def build_images(
         for variant, wanted in (
             (Variant.CONTAINER, [form for form in formats if form in TREE_FORMATS]),
             (Variant.DISK, [form for form in formats if form in DISK_FORMATS]),
+            (Variant.LIVE, [form for form in formats if form in LIVE_FORMATS]),
         ):
             if not wanted:
                 continue
@@ -124,8 +131,31 @@ def _make(
     directory = Path("out") if output is None else output
     target = directory.absolute() / artefact_name(profile, form)
     target.parent.mkdir(parents=True, exist_ok=True)
+    # A tree in the cache lies in a directory that is named by the digest of what went into it.
+    key = artefact_key(form, root.parent.parent.name, profile, platform, context.epoch)
+    if not context.cold and still_stands(target, key, context.cache):
+        context.progress.found(f"write {target.name}")
+        return target
+    _write(form, root, profile, platform, target, context, maker)
+    remember(target, key, context.cache)
+    return target
+
+
+def _write(
+    form: OutputFormat,
+    root: Path,
+    profile: Profile,
+    platform: PlatformData,
+    target: Path,
+    context: BuildContext,
+    maker: FormatMaker | None,
+) -> None:
     if maker is not None and form in DISK_FORMATS:
-        return maker(form, root, profile, platform, target, context)
+        maker(form, root, profile, platform, target, context)
+        return
+    if form in LIVE_FORMATS:
+        make_live(root, profile, platform, target, context)
+        return
     with context.progress.step(f"write {target.name}", None):
         if form is OutputFormat.ROOT:
             copy_root(root, target, context)
@@ -133,10 +163,11 @@ def _make(
             write_oci(root, target, profile, platform, context)
         else:
             write_tbz(root, target, profile, context)
-        if form is not OutputFormat.ROOT:
-            contents = Contents({"root stage": root.parent.parent.name}, components_of(root))
-            write_manifest(target, form, profile, platform, context.epoch, contents)
-    return target
+    with context.progress.step(f"describe {target.name}", None), tempfile.TemporaryDirectory() as name:
+        files = Path(name) / "files"
+        write_file_list(list_files(walk(root, latest=context.epoch)), files)
+        contents = Contents({"root stage": root.parent.parent.name}, components_of(root), files)
+        write_manifest(target, form, profile, platform, context.epoch, contents)
 
 
 def disk_maker() -> FormatMaker:
