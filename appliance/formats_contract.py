@@ -1,9 +1,10 @@
 """What the builder agrees on with the makers of output formats.
 
 `appliance.kiwi` makes the root tree and the formats that are the tree itself (`root`, `oci`, `tbz`).
-`appliance.formats.make` makes every disk format from a tree of the variant `disk`; `iso.cli` and the
-`pxe` command make the installer. The tree that a maker gets is in the cache: READ ONLY. A maker that must
-change something works on a copy or an overlay.
+`appliance.formats.make` makes every disk format from a tree of the variant `disk`, `appliance.live` the
+live medium from one of the variant `live`; `iso.cli` and the `pxe` command make the installer. The tree
+that a maker gets is in the cache: READ ONLY. A maker that must change something works on a copy or an
+overlay.
 """
 
 from __future__ import annotations
@@ -36,18 +37,24 @@ class OutputFormat(StrEnum):
     GCP = "gcp"
     ISO = "iso"
     PXE = "pxe"
+    LIVE = "live"
 
 
 class Variant(StrEnum):
-    """The two root trees of a profile: without and with kernel, boot loader and guest agents."""
+    """The root trees of a profile: without kernel; with kernel, boot loader and guest agents; the live one.
+
+    The live tree is the disk's with dracut in place of the platform's own initramfs, and rescue tools.
+    """
 
     CONTAINER = "container"
     DISK = "disk"
+    LIVE = "live"
 
 
 TREE_FORMATS = frozenset({OutputFormat.ROOT, OutputFormat.OCI, OutputFormat.TBZ})
 INSTALLER_FORMATS = frozenset({OutputFormat.ISO, OutputFormat.PXE})
-DISK_FORMATS = frozenset(OutputFormat) - TREE_FORMATS - INSTALLER_FORMATS
+LIVE_FORMATS = frozenset({OutputFormat.LIVE})
+DISK_FORMATS = frozenset(OutputFormat) - TREE_FORMATS - INSTALLER_FORMATS - LIVE_FORMATS
 
 SUFFIXES = {
     OutputFormat.ROOT: ".root",
@@ -65,6 +72,7 @@ SUFFIXES = {
     OutputFormat.GCP: ".gcp.tar.gz",
     OutputFormat.ISO: ".iso",
     OutputFormat.PXE: ".pxe",
+    OutputFormat.LIVE: ".live.iso",
 }
 COMPRESSION_SUFFIXES = {"zstd": ".zst", "xz": ".xz", "none": ""}
 

@@ -11,6 +11,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -29,6 +30,7 @@ SCHEMA_VERSION = "8.3"
 KIWI_VERSION = "10.2.8"
 # To be raised when this module makes another tree of the same description.
 RECIPE = 1
+_PURPOSES = {Variant.CONTAINER: "", Variant.DISK: " for disks", Variant.LIVE: " for a live medium"}
 PREPARE_SECONDS = 3 * 3600.0
 # A tree with kernel and guest agents takes about 2 GiB; the packages that it is made of as much again.
 NEEDED_BYTES = 4 << 30
@@ -45,10 +47,28 @@ def module_streams(profile: Profile, platform: PlatformData) -> list[str]:
     return [f"{name}:{stream}" for name, stream in sorted(streams.items())]
 
 
+@dataclass(frozen=True)
+class LiveMedium:
+    """What kiwi's type `iso` is told: volume label, hexadecimal identity, the kernel's arguments."""
+
+    label: str
+    identity: str
+    arguments: tuple[str, ...]
+
+
 def render_description(
-    profile: Profile, platform: PlatformData, variant: Variant, sources: Sequence[Source], *, signed: bool
+    profile: Profile,
+    platform: PlatformData,
+    variant: Variant,
+    sources: Sequence[Source],
+    *,
+    signed: bool,
+    live: LiveMedium | None = None,
 ) -> str:
-    """kiwi's config.xml. Pure: same arguments, same text. `signed`: repositories' signatures are checked."""
+    """kiwi's config.xml. Pure: same arguments, same text. `signed`: repositories' signatures are checked.
+
+    With `live` it describes a live medium, else a tree.
+    """
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -61,6 +81,7 @@ def render_description(
     return environment.get_template("config.xml.j2").render(
         schema=SCHEMA_VERSION,
         product=profile.product,
+        live=live,
         # kiwi takes three numbers and nothing else; the real version is in the payload.
         version=kiwi_version(profile.product.version),
         package_manager=platform.kiwi.package_manager,
@@ -148,7 +169,7 @@ def os_stage(profile: Profile, platform: PlatformData, variant: Variant, sources
         validate_description(description)
         run_prepare(description, output / "root", keys, platform, context)
 
-    title = f"install the packages of {platform.title}" + (" for disks" if variant is Variant.DISK else "")
+    title = f"install the packages of {platform.title}{_PURPOSES[variant]}"
     return Stage(f"os-{platform.name}", title, inputs, prepare, needs_bytes=NEEDED_BYTES)
 
 

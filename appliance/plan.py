@@ -13,6 +13,7 @@ from appliance.errors import BuildError, MirrorError
 from appliance.formats_contract import (
     DISK_FORMATS,
     INSTALLER_FORMATS,
+    LIVE_FORMATS,
     TREE_FORMATS,
     OutputFormat,
     Variant,
@@ -65,6 +66,8 @@ def _variants(formats: Sequence[OutputFormat]) -> list[Variant]:
         wanted.append(Variant.CONTAINER)
     if (DISK_FORMATS | INSTALLER_FORMATS).intersection(formats):
         wanted.append(Variant.DISK)
+    if LIVE_FORMATS.intersection(formats):
+        wanted.append(Variant.LIVE)
     return wanted
 
 
@@ -73,6 +76,8 @@ def _artefact(form: OutputFormat, profile: Profile) -> dict[str, JsonValue]:
     artefact: dict[str, JsonValue] = {"format": str(form), "name": artefact_name(profile, form)}
     if form in INSTALLER_FORMATS:
         artefact["from"] = "base medium, closure of packages, payload"
+    elif form in LIVE_FORMATS:
+        artefact["from"] = "root tree for live media"
     else:
         artefact["from"] = f"root tree for {tree}s"
     if form in DISK_FORMATS:

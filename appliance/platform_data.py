@@ -99,6 +99,15 @@ class InstallerTable(Table):
     disabled_services: tuple[str, ...] = ()
 
 
+class LiveTable(Table):
+    """The live medium: what its tree has beside the disk's packages, what not, and its kernel's arguments."""
+
+    packages: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = ()
+    initramfs_compression: Literal["gzip", "xz", "zstd"]
+
+
 class BoxTable(Table):
     """What the image ships as /etc/centralino/platform.toml; read by `daemon.platform`."""
 
@@ -129,6 +138,7 @@ class PlatformData(Table):
     modules: ModulesTable = Field(default_factory=ModulesTable)
     kiwi: KiwiTable
     disk: DiskTable
+    live: LiveTable
     installer: InstallerTable | None = None
     box: BoxTable
 
@@ -144,9 +154,12 @@ class PlatformData(Table):
     def package_names(self, variant: Variant) -> list[str]:
         """The packages of a root tree beyond its bootstrap, sorted, without doubles."""
         lists = [names for purpose, names in self.packages.items() if purpose != "bootstrap"]
-        if variant is Variant.DISK:
+        if variant is not Variant.CONTAINER:
             lists += self.packages_disk.values()
-        return sorted({name for names in lists for name in names})
+        if variant is not Variant.LIVE:
+            return sorted({name for names in lists for name in names})
+        lists.append(self.live.packages)
+        return sorted({name for names in lists for name in names} - {*self.live.left_out})
 
 
 def platform_names() -> list[str]:
