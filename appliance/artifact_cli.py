@@ -20,7 +20,7 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command()
-@click.argument("artefact", type=FILE)
+@click.argument("artefact", type=click.Path(exists=True, path_type=Path))
 @click.option("--key", type=FILE, help="Public key (minisign or GPG) that must have signed the manifest.")
 @click.option("--keyring", type=FILE, help="Trusted GPG keyring for the hash lists inside an installer.")
 @json_option

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
-from appliance.cache import JsonValue, digest_json
+from appliance.cache import JsonValue, digest_json, digest_tree
 from appliance.errors import InputError
 from appliance.formats_contract import OutputFormat
 from appliance.platform_data import PlatformData
@@ -68,9 +68,14 @@ def write_manifest(
 ) -> Path:
     """Write manifest, bills of materials, file list and signature beside a finished artefact.
 
-    Returns the manifest's path. The same artefact and contents give the same bytes.
+    Returns the manifest's path. The same artefact and contents give the same bytes. An artefact may be a
+    directory: its digest is that of `appliance.cache.digest_tree`, its size that of all its files.
     """
-    sha256, chunks = digests(artefact)
+    if artefact.is_dir():
+        size, sha256, chunks = tree_size(artefact), digest_tree(artefact), list[str]()
+    else:
+        size = artefact.stat().st_size
+        sha256, chunks = digests(artefact)
     subject = Subject(
         profile.product.name, profile.product.version, profile.product.publisher, epoch,
         digest_json([sha256, [component.purl for component in contents.components]]),
@@ -87,7 +92,7 @@ def write_manifest(
         "artefact": {
             "name": artefact.name,
             "format": str(form),
-            "size": artefact.stat().st_size,
+            "size": size,
             "sha256": sha256,
             "chunk_bytes": CHUNK_BYTES,
             "chunks": chunks,
@@ -116,6 +121,12 @@ def write_manifest(
     if profile.signing is not None:
         sign(target, profile.signing, epoch)
     return target
+
+
+def tree_size(directory: Path) -> int:
+    """Bytes of all files below a directory."""
+    files = (path for path in directory.rglob("*") if path.is_file() and not path.is_symlink())
+    return sum(path.stat().st_size for path in files)
 
 
 def _json(document: object) -> bytes:

@@ -17,20 +17,32 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
+from appliance.cache import digest_tree
 from appliance.errors import BuildError, CommandFailedError, InputError, VerificationError
+from appliance.file_list import list_files, read_file_list
 from appliance.formats_contract import INSTALLER_FORMATS, OutputFormat
 from appliance.gpt import read_table
-from appliance.manifest import CHUNK_BYTES, MANIFEST_SUFFIX, JsonObject, beside, digests, read_manifest
+from appliance.manifest import (
+    CHUNK_BYTES,
+    FILES_SUFFIX,
+    MANIFEST_SUFFIX,
+    JsonObject,
+    beside,
+    digests,
+    read_manifest,
+)
 from appliance.ova import check_ova
 from appliance.qcow2 import read_qcow2
 from appliance.run import find_program, run
 from appliance.signing import check_signature, signature_of
 from appliance.sparse import content_digest, raw_content_digest, sha256_of
+from appliance.tree_entries import walk
 from appliance.vhd import check_vhd
 from appliance.vhdx import disk_size, read_vhdx
 from appliance.vmdk import capacity_of, read_stream_vmdk
 
-MIB = 1 << 20
+# No time of a file is compared.
+LATEST = 1 << 62
 
 
 @dataclass(frozen=True)
@@ -76,14 +88,18 @@ def verify(artefact: Path, *, key: Path | None = None, keyring: Path | None = No
     With `key` (a public key of minisign or GPG) the manifest must be signed by it; `keyring` is for the
     hash lists inside of an installer. Raises InputError if the artefact or its manifest cannot be read.
     """
-    if not artefact.is_file():
-        raise InputError(f"{artefact}: is no file", "name an artefact that has a manifest beside it")
+    if not artefact.exists():
+        raise InputError(f"{artefact}: does not exist", "name an artefact that has a manifest beside it")
     manifest_file = beside(artefact, MANIFEST_SUFFIX)
     manifest = read_manifest(manifest_file)
     report = Report(artefact)
     _signature(report, manifest_file, key)
     described = cast(JsonObject, manifest["artefact"])
     form = OutputFormat(str(described["format"]))
+    if artefact.is_dir():
+        _directory(report, artefact, form, manifest)
+        _companions(report, artefact, manifest)
+        return report
     if form in INSTALLER_FORMATS:
         # A medium is gigabytes: it is hashed as a whole while its parts are looked at.
         with ThreadPoolExecutor(max_workers=1) as pool:
@@ -147,6 +163,36 @@ def _digest(report: Report, artefact: Path, described: JsonObject, manifest: Jso
         report.findings.append(
             Finding(artefact.name, f"its SHA-256 is {whole}, the manifest says {described['sha256']}")
         )
+
+
+def _directory(report: Report, artefact: Path, form: OutputFormat, manifest: JsonObject) -> None:
+    """A directory as a whole, and what differs file by file where there is a list of them."""
+    described = cast(JsonObject, manifest["artefact"])
+    report.checked.append("size and SHA-256 of all files")
+    if form is OutputFormat.PXE:
+        report.checked.append("hash list, kickstarts, repositories")
+        # The installer's package builds upon this one; only here the other way round.
+        from iso.inspect_tree import inspect_tree
+
+        report.findings.extend(Finding(each.part, each.message) for each in inspect_tree(artefact))
+    else:
+        report.checked.append("every file's kind, mode, owner and SHA-256")
+        report.findings.extend(_listed_files(artefact))
+    if not report.findings and digest_tree(artefact) != described["sha256"]:
+        report.findings.append(Finding(artefact.name, "is not what was built"))
+
+
+def _listed_files(artefact: Path) -> Iterator[Finding]:
+    """What the file list beside a root tree says of each file, against the file."""
+    listed = read_file_list(beside(artefact, FILES_SUFFIX))
+    found = {each.path: each for each in list_files(walk(artefact, latest=LATEST))}
+    for path in sorted(listed.keys() - found.keys()):
+        yield Finding(path, "is missing")
+    for path in sorted(found.keys() - listed.keys()):
+        yield Finding(path, "was added")
+    for path in sorted(found.keys() & listed.keys()):
+        if found[path] != listed[path]:
+            yield Finding(path, "is not what was built")
 
 
 def _runs(numbers: list[int]) -> Iterator[tuple[int, int]]:

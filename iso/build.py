@@ -184,7 +184,7 @@ def build_iso(
                 "lock": prepared.lock.digest,
                 "payload": prepared.payload_sha256,
             },
-            components=_components(prepared, facts),
+            components=components_of_medium(prepared, facts),
             facts={
                 "base_iso": {"name": options.base_iso.name, "family": facts.family, "version": facts.version},
                 "label": profile.iso_label,
@@ -215,7 +215,7 @@ def _artefact_digest(manifest: Path) -> str:
     return str(json.loads(manifest.read_text())["artefact"]["sha256"])
 
 
-def _components(prepared: Prepared, facts: BaseFacts) -> list[Component]:
+def components_of_medium(prepared: Prepared, facts: BaseFacts) -> list[Component]:
     """The bill of materials: every RPM of the lock, every wheel of the payload."""
     distribution = f"{facts.family.split()[0].lower()}-{facts.version}"
     found = [

@@ -15,10 +15,11 @@ import tarfile
 import tempfile
 import xml.etree.ElementTree as ElementTree
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from appliance.errors import BuildError, CommandFailedError
 from appliance.run import find_program, require, run
@@ -57,7 +58,7 @@ def inspect_iso(path: Path, *, keyring: Path | None = None, media_checksum: bool
             implanted = pool.submit(_media_checksum, path) if media_checksum else None
             findings: list[Finding] = []
             checks: tuple[Callable[[Iso], Iterator[Finding]], ...] = (
-                boot_records, labels, kickstarts, digests, repositories, payload
+                boot_records, labels, kickstarts, digests, _medium_repositories, payload
             )  # fmt: skip
             for check in checks:
                 findings += _guarded(check, iso)
@@ -71,14 +72,18 @@ def inspect_iso(path: Path, *, keyring: Path | None = None, media_checksum: bool
 
 
 def _guarded(check: Callable[[Iso], Iterator[Finding]], iso: Iso) -> list[Finding]:
+    return guarded(lambda: check(iso), iso.path.name)
+
+
+def guarded(check: Callable[[], Iterator[Finding]], name: str) -> list[Finding]:
     """A damaged file may break a check at any place: that is a finding, not a crash."""
     try:
-        return list(check(iso))
+        return list(check())
     except BuildError as error:
-        return [Finding(iso.path.name, error.message)]
+        return [Finding(name, error.message)]
     except (ValueError, KeyError, struct.error, ElementTree.ParseError, OSError, EOFError, zlib.error,
             tarfile.TarError) as error:  # fmt: skip
-        return [Finding(iso.path.name, f"cannot be read: {error}")]
+        return [Finding(name, f"cannot be read: {error}")]
 
 
 def _media_checksum(path: Path) -> list[Finding]:
@@ -223,8 +228,38 @@ def digests(iso: Iso) -> Iterator[Finding]:
             yield Finding(path, f"differs from {hash_list.HASH_LIST}")
 
 
-def repositories(iso: Iso) -> Iterator[Finding]:
-    """`.treeinfo` and `.discinfo` lead to repositories whose metadata fits their packages."""
+class Medium(Protocol):
+    """What holds repositories: an ISO, or the directory of a boot server."""
+
+    path: Path
+
+    @property
+    def files(self) -> Container[str]:
+        """All files by path."""
+        ...
+
+    def read(self, path: str) -> bytes:
+        """The content of a file."""
+        ...
+
+    def sha256(self, path: str) -> str:
+        """The digest of a file."""
+        ...
+
+    def below(self, directory: str) -> list[str]:
+        """All files below a directory."""
+        ...
+
+
+def _medium_repositories(iso: Iso) -> Iterator[Finding]:
+    yield from repositories(iso, hash_list.parse_hash_list(iso.read(hash_list.HASH_LIST).decode()))
+
+
+def repositories(iso: Medium, listed: dict[str, str]) -> Iterator[Finding]:
+    """`.treeinfo` and `.discinfo` lead to repositories whose metadata fits their packages.
+
+    `listed` maps paths to digests that were compared with the bytes already.
+    """
     info = read_treeinfo(iso.read(TREE_INFO).decode(), iso.path.name)
     lines = iso.read(DISC_INFO).decode().splitlines()
     if len(lines) < 3 or lines[2] != info.get("tree", "arch", fallback=""):
@@ -235,13 +270,12 @@ def repositories(iso: Iso) -> Iterator[Finding]:
     variants = [name for name in info.get("tree", "variants", fallback="").split(",") if name]
     if not variants:
         yield Finding(TREE_INFO, "names no repository")
-    listed = hash_list.parse_hash_list(iso.read(hash_list.HASH_LIST).decode())
     for variant in variants:
         directory = info.get(f"variant-{variant}", "repository", fallback=variant)
         yield from _repository(iso, directory, listed)
 
 
-def _repository(iso: Iso, directory: str, listed: dict[str, str]) -> Iterator[Finding]:
+def _repository(iso: Medium, directory: str, listed: dict[str, str]) -> Iterator[Finding]:
     index = f"{directory}/repodata/repomd.xml"
     if index not in iso.files:
         yield Finding(index, "is missing")

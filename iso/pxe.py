@@ -6,6 +6,8 @@ payload.tar
 tree/                   .treeinfo, images/install.img, BaseOS, AppStream
 boot.ipxe, dnsmasq.conf, grub.cfg    samples, ready to use
 SHA256SUMS              every file above
+
+The manifest lies beside the directory, as with every artefact.
 """
 
 from __future__ import annotations
@@ -18,13 +20,15 @@ from urllib.parse import urlsplit
 
 from appliance.cache import digest_file
 from appliance.errors import InputError
+from appliance.formats_contract import OutputFormat
+from appliance.manifest import Contents, write_manifest
 from appliance.platform_data import PlatformData
 from appliance.profile import Profile, check_against_platform
 from appliance.stages import BuildContext, replacing
 from iso import hash_list, metadata
 from iso.base import DISC_INFO, TREE_INFO, check_checksum, inspect_base
 from iso.boot_menus import QUESTIONS_KICKSTART, UNATTENDED_KICKSTART
-from iso.build import PAYLOAD_PATH, Options, prepare
+from iso.build import PAYLOAD_PATH, Options, components_of_medium, prepare, remembered_digest
 from iso.iso9660 import Iso
 from iso.lock import Lock
 from iso.remaster import VARIANTS, write_text
@@ -112,6 +116,21 @@ def build_pxe(
             }
             lines = "".join(f"{digests[name]}  ./{name}\n" for name in sorted(digests))
             write_text(partial / hash_list.HASH_LIST, lines)
+    with context.progress.step("write the manifest", None):
+        contents = Contents(
+            inputs={
+                "base_iso": remembered_digest(options.base_iso, context.cache.directory / "base-digests"),
+                "lock": prepared.lock.digest,
+                "payload": prepared.payload_sha256,
+            },
+            components=components_of_medium(prepared, facts),
+            facts={
+                "url": url,
+                "base_iso": {"name": options.base_iso.name, "family": facts.family, "version": facts.version},
+                "package_signatures": "checked" if options.check_signatures else "not checked",
+            },
+        )
+        write_manifest(output, OutputFormat.PXE, profile, platform, context.epoch, contents)
     return BootTree(output, prepared.lock, len(digests) + 1)
 
 

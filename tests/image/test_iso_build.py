@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -408,6 +409,34 @@ def test_the_network_boot_tree(site: Site, medium: Path, tmp_path: Path) -> None
     )
     done = site.run("pxe", *site.words(site.profile("pbx"), tmp_path / "b", "--url", "ftp://boot/"))
     assert done.returncode == 8 and "http://SERVER" in done.stderr
+    check_damages_of_a_tree(site, tree)
+
+
+def check_damages_of_a_tree(site: Site, tree: Path) -> None:
+    """`verify` reads a directory as it reads a file: the manifest beside it, and all its parts."""
+    done = site.run("verify", str(tree))
+    assert done.returncode == 0, done.stderr
+    package = next((tree / "tree/BaseOS").rglob("*.rpm"))
+    for file in (package, tree / "ks.cfg", tree / "boot.ipxe", tree / "tree/.treeinfo", tree / "vmlinuz"):
+        before = file.read_bytes()
+        damaged = bytearray(before)
+        damaged[len(damaged) // 2] ^= 1
+        file.write_bytes(damaged)
+        done = site.run("verify", str(tree), "--json")
+        assert done.returncode == 9
+        parts = {each["part"] for each in json.loads(done.stdout)["findings"]}
+        assert file.relative_to(tree).as_posix() in parts
+        file.write_bytes(before)
+    (tree / "left over").write_text("x")
+    assert "left over: is not named" in site.run("verify", str(tree)).stderr
+    (tree / "left over").unlink()
+    # One who changes a file and its digest in the list is told by the manifest.
+    (tree / "boot.ipxe").write_text("#!ipxe\n")
+    lines = (tree / "SHA256SUMS").read_text().splitlines()
+    own = hashlib.sha256(b"#!ipxe\n").hexdigest()
+    changed = [f"{own}  ./boot.ipxe" if line.endswith("./boot.ipxe") else line for line in lines]
+    (tree / "SHA256SUMS").write_text("\n".join(changed) + "\n")
+    assert "is not what was built" in site.run("verify", str(tree)).stderr
 
 
 def test_two_builds_at_once(site: Site, tmp_path: Path) -> None:
