@@ -20,7 +20,7 @@ from daemon.jobs import Job, JobHandle, Jobs
 from daemon.maintenance import Maintenance, MaintenanceVerb
 from daemon.secrets import SecretStore
 from daemon.services.api import ActOptions, ServiceManager, Verb
-from daemon.settings import Settings
+from daemon.settings import json_schema
 from daemon.subsystem import JsonObject
 
 LONGEST_COMMENT = 500
@@ -92,7 +92,7 @@ class _Settings:
 
     @reads
     def schema(self, _caller: Caller) -> str:
-        return _text(Settings.model_json_schema())
+        return _text(json_schema())
 
     @reads
     def propose(self, _caller: Caller, document: str, base: int) -> str:

@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import daemon.lean  # noqa: F401  first: before anything that imports pydantic
+import daemon.lean  # noqa: F401  first: before the settings are declared
 from daemon.daemon import Daemon
 from daemon.errors import CentralinoError
 from daemon.journal import start_logging

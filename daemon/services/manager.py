@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -25,7 +24,7 @@ from daemon.services.probes.mariadb import ask_mariadb
 from daemon.services.probes.sip import ask_sip
 from daemon.services.supervisor import Snapshot, Supervisor
 from daemon.services.units import SystemdUnits, Units
-from daemon.settings import Settings
+from daemon.settings import Settings, dump, restore
 from daemon.subsystem import Change, JsonObject, State
 
 INTENTS_FILE = "stopped-services.json"
@@ -150,7 +149,7 @@ class Supervision:
         before = None if old is None else _judged_by(old)
         if before == _judged_by(new):
             return []
-        detail = {"settings": new.model_dump(mode="json", by_alias=True)}
+        detail = {"settings": dump(new)}
         changes: list[Change] = []
         services = declared(new.services, self._catalog)
         for name, service in services.items():
@@ -168,9 +167,9 @@ class Supervision:
     def apply(self, change: Change) -> None:
         """Judge by the settings in the change, and wait until what they forbid has stopped."""
         document = change.detail.get("settings")
-        if document is None:
+        if not isinstance(document, dict):
             return
-        settings = Settings.model_validate_json(json.dumps(document))
+        settings = restore(document)
         self._judge_by(settings)
         for name, snapshot in reversed(tuple(self._supervisor.snapshots().items())):
             if snapshot.wanted or snapshot.unit.dead or not settings.services.supervision:

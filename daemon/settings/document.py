@@ -1,11 +1,9 @@
-"""The settings document: one pydantic model that describes the box."""
+"""The settings document: one model that describes the box."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Annotated
-
-from pydantic import ConfigDict, Field
 
 from daemon.errors import Problem
 from daemon.settings.base import Part, Section
@@ -26,6 +24,7 @@ from daemon.settings.reach import (
 )
 from daemon.settings.services import Services
 from daemon.settings.upkeep import Backup, History, Licence, Logs, Updates
+from daemon.settings.words import ConfigDict, Field
 
 SCHEMA = 1
 

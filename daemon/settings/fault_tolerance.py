@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from enum import StrEnum
 from typing import Annotated, ClassVar
 
-from pydantic import Field
-
 from daemon.errors import Problem
 from daemon.settings.base import (
     Address,
@@ -20,6 +18,7 @@ from daemon.settings.base import (
     Section,
     in_scope,
 )
+from daemon.settings.words import Field
 
 
 class DetectionProfile(StrEnum):

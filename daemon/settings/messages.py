@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from enum import StrEnum
 from typing import Annotated, ClassVar
 
-from pydantic import Field
-
 from daemon.errors import Problem
 from daemon.settings.base import (
     Address,
@@ -21,6 +19,7 @@ from daemon.settings.base import (
     SecretName,
     Section,
 )
+from daemon.settings.words import Field
 
 
 class MailSecurity(StrEnum):

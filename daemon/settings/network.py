@@ -11,8 +11,6 @@ from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
 from typing import Annotated, ClassVar
 
-from pydantic import Field
-
 from daemon.errors import Problem
 from daemon.settings.base import (
     MAXIMUM_ITEMS,
@@ -25,6 +23,7 @@ from daemon.settings.base import (
     Scope,
     Section,
 )
+from daemon.settings.words import Field
 
 
 class AddressMethod(StrEnum):

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pydantic import Field
-
 from daemon.settings.base import HostName, Scope, Section, TimeZone
+from daemon.settings.words import Field
 
 
 class Node(Section):

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from enum import StrEnum
 from typing import Annotated, ClassVar
 
-from pydantic import Field, StringConstraints
-
 from daemon.errors import Problem
 from daemon.settings.base import (
     Address,
@@ -24,6 +22,7 @@ from daemon.settings.base import (
     Section,
     WebAddress,
 )
+from daemon.settings.words import Field, StringConstraints
 
 
 class Domain(Section):

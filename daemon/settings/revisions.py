@@ -26,9 +26,8 @@ from typing import cast
 from daemon import faults
 from daemon.errors import InvalidSettingsError, NotFoundError, StorageError
 from daemon.files import ensure_directory, read_text, remove_file, write_file
-from daemon.settings.document import SCHEMA, Settings
+from daemon.settings import SCHEMA, Settings, dump, parse_document
 from daemon.settings.migrations import Document
-from daemon.settings.validation import dump, parse_document
 
 HEAD = "head.json"
 DIGITS = 8
@@ -121,6 +120,7 @@ class RevisionStore:
         self.troubles: list[str] = []
         self._revisions: dict[int, Revision] = {}
         self._highest = 0
+        self._known: dict[int, Settings] = {}
         ensure_directory(directory, 0o750)
         self._read_revisions()
         if not self._revisions:
@@ -136,8 +136,13 @@ class RevisionStore:
         """
         if number not in self._revisions:
             raise NotFoundError(f"there is no revision {number}", "see `centralino config history`")
+        if (known := self._known.get(number)) is not None:
+            return known
         _, document = self._read(self._file(number))
-        return parse_document(document)
+        settings = parse_document(document)
+        if self._is_needed(number):
+            self._known[number] = settings
+        return settings
 
     def revision(self, number: int) -> Revision:
         """Who, when and why of one revision. Raises NotFoundError."""
@@ -168,6 +173,7 @@ class RevisionStore:
         )
         self._write(revision, document)
         self._highest = revision.revision
+        self._known[revision.revision] = settings
         return revision
 
     def move_head(self, head: Head) -> None:
@@ -181,6 +187,8 @@ class RevisionStore:
         }
         write_file(self.directory / HEAD, json.dumps(table) + "\n", mode=MODE)
         self.head = head
+        # The way back needs no disk and no helper: what may be returned to or kept stays in memory.
+        self._known = {number: known for number, known in self._known.items() if self._is_needed(number)}
         faults.reach(f"head:{_moment(head)}:after")
 
     def set_state(self, number: int, state: RevisionState, reason: str = "") -> None:
@@ -190,15 +198,19 @@ class RevisionStore:
 
     def prune(self, keep: int) -> int:
         """Remove the oldest revisions beyond `keep`, never one that is needed; returns how many."""
-        needed = {self.head.current}
-        if self.head.intent is not None:
-            needed.add(self.head.intent.revision)
-        old = [number for number in sorted(self._revisions) if number not in needed]
+        old = [number for number in sorted(self._revisions) if not self._is_needed(number)]
         surplus = old[: max(0, len(self._revisions) - keep)]
         for number in surplus:
             remove_file(self._file(number))
             del self._revisions[number]
         return len(surplus)
+
+    def _is_needed(self, number: int) -> bool:
+        """Whether the head names it. There is no head yet while the store is being read."""
+        head: Head | None = getattr(self, "head", None)
+        if head is None:
+            return False
+        return number == head.current or (head.intent is not None and number == head.intent.revision)
 
     def _file(self, number: int) -> Path:
         return self.directory / f"{number:0{DIGITS}}.json"

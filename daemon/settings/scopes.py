@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from daemon.settings import Settings, dump, parse_document, sections
 from daemon.settings.base import Scope
-from daemon.settings.document import Settings, sections
 from daemon.settings.migrations import Document
-from daemon.settings.validation import dump, parse_document
 
 
 def scope_of(section: str, field: str) -> Scope:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, ClassVar
 
-from pydantic import Field
-
 from daemon.errors import Problem
 from daemon.settings.base import Part, Scope, Seconds, Section, ServiceName
+from daemon.settings.words import Field
 
 Interval = Annotated[float, Field(ge=0.1, le=3600, allow_inf_nan=False)]
 

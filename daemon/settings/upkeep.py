@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from enum import StrEnum
 from typing import Annotated, ClassVar
 
-from pydantic import Field, StringConstraints
-
 from daemon.errors import Problem
 from daemon.settings.base import (
     DomainName,
@@ -20,6 +18,7 @@ from daemon.settings.base import (
     TimeOfDay,
     WebAddress,
 )
+from daemon.settings.words import Field, StringConstraints
 
 Folder = Annotated[str, StringConstraints(pattern=r"^(/[A-Za-z0-9][A-Za-z0-9._-]*)+$", max_length=255)]
 Days = Annotated[int, Field(ge=1, le=3650)]

@@ -111,6 +111,16 @@ def dump(settings: Settings) -> Document:
     return settings.model_dump(mode="json")
 
 
+def restore(document: Document) -> Settings:
+    """From what `dump` gave."""
+    return Settings.model_validate_json(json.dumps(document))
+
+
+def json_schema() -> Document:
+    """The JSON Schema of the document."""
+    return Settings.model_json_schema()
+
+
 def _parts(value: object, path: str) -> Iterator[tuple[str, Part]]:
     if isinstance(value, Part):
         yield path, value
