@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 EXPIRY_ALARM = "certificate.expiry"
 NAMES_ALARM = "certificate.names"
 SERVED_ALARM = "certificate.served"
-FIRST_LOOK_SECONDS = 90.0
+FIRST_LOOK_SECONDS = 30.0
 WATCH_SECONDS = 3600.0
 URGENT_DAYS = 7
 
