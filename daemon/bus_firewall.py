@@ -93,8 +93,9 @@ class _Firewall:
         firewall.refresh()
         if self._shield is not None:
             self._shield.fill_kernel()
-        state = firewall.observe()
-        return json.dumps({"healthy": state.healthy, "reasons": list(state.reasons)}, ensure_ascii=False)
+        if firewall.in_order():
+            return json.dumps({"healthy": True, "reasons": []})
+        return json.dumps({"healthy": False, "reasons": list(firewall.observe().reasons)}, ensure_ascii=False)
 
     def _running(self) -> Firewall:
         if self._firewall is None:

@@ -28,8 +28,8 @@ CONFIGURED_SETS = ("management", "trusted", "local", "peer", "blocked")
 TIMED_SETS = ("banned", "phones", "session", "allowed", "support", "blocked_until")
 # Of these, the ones that hold networks and are filled from the settings.
 LISTED_SETS = ("allowed", "support", "blocked_until")
-# What only a policy fills, and nothing empties in time: by their full names.
-SETTLED_SETS = (*INTERFACE_SETS, *(f"{name}{version}" for name in CONFIGURED_SETS for version in (4, 6)))
+# Sets of intervals that only a policy fills, and nothing empties in time: by their full names.
+SETTLED_SETS = tuple(f"{name}{version}" for name in CONFIGURED_SETS for version in (4, 6))
 METER_SETS = ("request_meter", "phone_meter", "stream_meter", "stream_rate")
 SET_SIZE = 131072
 # nft refuses longer ones; every reload sets the remaining time anew.

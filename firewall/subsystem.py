@@ -38,6 +38,9 @@ FILE_ALARM = "firewall.file"
 WATCH_SECONDS = 5.0
 # So long an alarm stands after what it tells of was put right.
 TOLD_SECONDS = 600.0
+# A policy that could not be loaded is tried again: what kept nft from it may be over.
+RETRY_SECONDS = 60.0
+NEVER_LOADED = -1
 # For a box whose owner switched the firewall off; other tables stay.
 NO_TABLE = f"add table {TABLE}\ndelete table {TABLE}\n"
 
@@ -74,7 +77,9 @@ class Firewall:
         self._lock = threading.RLock()
         self._loaded: str | None = None
         self._generation = 0
-        self._table: int | None = None
+        self._table: int | None = NEVER_LOADED
+        self._kept_because = ""
+        self._failed_at = 0.0
         self._put_right = 0.0
         self._failsafe_reason = ""
         self._stopped = threading.Event()
@@ -91,7 +96,8 @@ class Firewall:
         policy = self._policy(settings)
         problems = [] if self._same_as_now(policy) else self._lock_out(policy, settings)
         if self._places.is_live and not self._same_as_now(policy):
-            reason = kernel_rules.refusal(render(policy))
+            # Lists hold nothing but networks: they cannot be refused, and checking takes as long as loading.
+            reason = kernel_rules.refusal(render(_without_lists(policy)))
             if reason is not None:
                 problems.append(Problem("firewall", f"nft refuses the rules: {reason}", "change the rules"))
         return problems
@@ -136,7 +142,7 @@ class Firewall:
                 ensure_directory(file.path.parent)
                 apply_file_change(file)
             self._alarms.clear_alarm(FAILSAFE_ALARM)
-            self._failsafe_reason = ""
+            self._failsafe_reason = self._kept_because = ""
 
     def observe(self) -> State:
         """Whether the table is the one that was loaded; costs one question to the kernel unless it is not."""
@@ -151,6 +157,8 @@ class Firewall:
         }
         if self._failsafe_reason:
             return State(False, (self._failsafe_sentence(),), (), facts)
+        if self._kept_because:
+            return State(False, (self._kept_because,), (), facts)
         try:
             drift = self._drift()
         except CentralinoError as error:
@@ -176,6 +184,10 @@ class Firewall:
         self._stopped.set()
         self._fresh.set()
 
+    def in_order(self) -> bool:
+        """Whether the policy of the settings is in force, and not the failsafe one."""
+        return not self._failsafe_reason and not self._kept_because
+
     def refresh(self) -> None:
         """Load the policy of the settings and of the role in force now, or the failsafe one; never raises."""
         settings = self._settings()
@@ -185,9 +197,13 @@ class Firewall:
                 self._load(render(policy) if settings.firewall.enabled else NO_TABLE)
             except Exception as error:
                 log.exception("the firewall's policy could not be loaded")
-                self._fail_safe(settings, str(error))
+                self._failed_at = time.monotonic()
+                if self._still_there():
+                    self._keep_the_one_before(str(error))
+                else:
+                    self._fail_safe(settings, str(error))
                 return
-            self._failsafe_reason = ""
+            self._failsafe_reason = self._kept_because = ""
             self._alarms.clear_alarm(FAILSAFE_ALARM)
             self._mend_files(settings, policy)
 
@@ -203,6 +219,10 @@ class Firewall:
                 log.warning("the firewall could not be looked at: %s", error)
 
     def _look_after(self) -> None:
+        if (self._failsafe_reason or self._kept_because) and (
+            time.monotonic() - self._failed_at > RETRY_SECONDS
+        ):
+            self.refresh()
         if self._failsafe_reason or not self._settings().firewall.enabled:
             return
         table = self._kernel.table()
@@ -253,6 +273,22 @@ class Firewall:
         # Listing what was loaded takes as long as loading it: the watcher does that right afterwards.
         self._loaded = None
         self._fresh.set()
+
+    def _still_there(self) -> bool:
+        """Whether a policy that this daemon has loaded is in force."""
+        try:
+            return (
+                not self._failsafe_reason and self._table is not None and self._kernel.table() == self._table
+            )
+        except CentralinoError:
+            return False
+
+    def _keep_the_one_before(self, reason: str) -> None:
+        self._kept_because = (
+            f"the firewall's policy could not be loaded again ({reason}): the one before stays in force; "
+            "it is tried again, and so does: centralino firewall reload"
+        )
+        self._alarms.raise_alarm(FAILSAFE_ALARM, self._kept_because, Severity.CRITICAL)
 
     def _fail_safe(self, settings: Settings, reason: str) -> None:
         """The last resort; the sessions that are open stay."""
