@@ -17,7 +17,7 @@ from firewall.policy import Network
 LOOPBACK = "127.0.0.1"
 ACTION_LIMIT_SECONDS = 5.0
 # Only these leave Asterisk; a list of `Filter` actions lets through what any of them matches.
-WANTED_EVENTS = ("Service: PJSIP", "Event: Newchannel", "Event: Hangup")
+WANTED_EVENTS = ("Service: PJSIP", "Event: Newchannel", "Event: Newstate", "Event: Hangup")
 MOST_NAMES = 50
 _MATCH = re.compile(r"^\s*Match:\s+(\S+)", re.MULTILINE)
 _URI_HOST = re.compile(r"sips?:(?:[^@;>\s]*@)?(\[[0-9A-Fa-f:.]+\]|[^:;>?\s]+)")

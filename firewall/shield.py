@@ -203,7 +203,8 @@ class Shield:
         if kind == "Hangup":
             self._live.pop(message.get("Channel", ""), None)
             return
-        if kind == "Newchannel":
+        if kind in ("Newchannel", "Newstate"):
+            # Of a call that we make, the far end is known only when it answers.
             self._follow(message.get("Channel", ""))
             return
         found = read_event(message, when)
@@ -307,7 +308,7 @@ class Shield:
         self._put("phones", hosts)
 
     def _follow(self, channel: str) -> None:
-        if not channel.startswith("PJSIP/") or self._events is None:
+        if not channel.startswith("PJSIP/") or channel in self._live or self._events is None:
             return
         address = self._events.remote_address(channel)
         if address is not None:

@@ -41,6 +41,20 @@ remove_existing = yes
 """
 
 
+# A far end that never registers nor authenticates: only its call speaks for it.
+FAR_END = """
+[far]
+type = endpoint
+context = centralino-probe
+disallow = all
+allow = alaw
+aors = far
+[far]
+type = aor
+contact = sip:far@{address}:5060
+"""
+
+
 def with_this_tree(lab_root: Path, copy: Path) -> dict[str, str]:
     """This tree's packages, as they are now, in place of those in the image."""
     (site,) = (lab_root / "opt/centralino/venv/lib").glob("python3*/site-packages")
@@ -60,7 +74,8 @@ def lab_of_one(
         for name in ("phone", "attacker", "stranger"):
             lab.add_client(name)
         lab.power_on_all()
-        made.run(["tee", "/etc/asterisk/pjsip.d/test.conf"], input_text=ACCOUNT)
+        far = FAR_END.format(address=lab.clients["stranger"].address())
+        made.run(["tee", "/etc/asterisk/pjsip.d/test.conf"], input_text=ACCOUNT + far)
         made.wait_active("asterisk.service", 90)
         wait_for(
             lambda: made.run(["asterisk", "-rx", "core waitfullybooted"], check=False).ok, 60, "Asterisk"
@@ -215,6 +230,29 @@ def test_forged_datagrams_cannot_have_a_phone_blocked(lab_of_one: Lab, node: Nod
     assert found["blocked"] is False, found
     assert friend.address() not in elements(node, "banned4")
     assert phone(friend, "register", node.address(), "phone1", PASSWORD) == [200]
+
+
+def test_a_far_end_is_spared_while_its_call_lives(lab_of_one: Lab, node: Node) -> None:
+    stranger = lab_of_one.clients["stranger"]
+    answering = stranger.start(
+        ["sipp", "-sn", "uas", "-i", stranger.address(), "-p", "5060", "-nostdin"], "sipp-far.log"
+    )
+    try:
+        node.run(["asterisk", "-rx", "channel originate PJSIP/far application Wait 120"])
+        wait_for(lambda: shield(node)["live_channels"] == 1, 15, "the live call")
+        assert "live call" in str(why(node, stranger.address())["shield"]["spared_because"])  # type: ignore[index]
+        phone(stranger, "register", node.address(), "phone1", "wrong", "7")
+        wait_for(
+            lambda: int(str(why(node, stranger.address())["shield"]["offences"])) >= 5, 10, "the evidence"
+        )  # type: ignore[index]
+        assert why(node, stranger.address())["blocked"] is False
+        node.run(["asterisk", "-rx", "channel request hangup all"])
+        wait_for(lambda: shield(node)["live_channels"] == 0, 15, "the end of the call")
+        phone(stranger, "register", node.address(), "phone1", "wrong", "1")
+        wait_for(lambda: why(node, stranger.address())["blocked"] is True, 10, "the block after the call")
+    finally:
+        answering.kill()
+        answering.wait()
 
 
 def test_blocks_and_phones_outlive_a_reboot(lab_of_one: Lab, node: Node) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from firewall.policy import Policy
+from firewall.policy import Policy, ShieldLimits
 from firewall.ports import Mode, Service, Zone, services
 from firewall.render import render
 
@@ -108,7 +108,9 @@ def pair() -> Iterator[Pair]:
 
 def ports_of(chosen: tuple[Service, ...]) -> set[tuple[str, int]]:
     return {
-        (service.protocol.value, port) for service in chosen for port in range(service.first, service.last + 1)
+        (service.protocol.value, port)
+        for service in chosen
+        for port in range(service.first, service.last + 1)
     }
 
 
@@ -150,3 +152,65 @@ def test_a_blocked_scanner_reaches_nothing(pair: Pair) -> None:
     assert pair.open_ports(Policy(Mode.CLOUD, blocked=blocked), 4, "public") == set()
     soon = (TimedNetwork(ip_network("198.51.100.0/25"), 4e9),)
     assert pair.open_ports(Policy(Mode.CLOUD, blocked=soon), 4, "public") == set()
+
+
+COUNTER = """
+add table inet witness
+delete table inet witness
+table inet witness {
+    counter passed { }
+    chain input {
+        type filter hook input priority filter + 10; policy accept;
+        udp dport 5060 counter name passed drop
+    }
+}
+"""
+SENDER = """
+import socket, sys
+link = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for _ in range(int(sys.argv[2])):
+    link.sendto(bytes.fromhex(sys.argv[3]), (sys.argv[1], 5060))
+"""
+REQUEST = b"REGISTER sip:box SIP/2.0\r\n\r\n"
+
+
+def passed(pair: Pair, policy: Policy, payload: bytes, count: int, *, extra: str = "") -> int:
+    """How many of so many datagrams at once pass the policy."""
+    pair.run(pair.box, "nft", "-f", "-", script="flush ruleset\n" + render(policy) + extra + COUNTER)
+    words = [sys.executable, "-c", SENDER, BOX[4]["public"], str(count), payload.hex()]
+    pair.run(pair.scanner, *words)
+    text = pair.run(pair.box, "nft", "-j", "list", "counter", "inet", "witness", "passed")
+    return int(json.loads(text)["nftables"][1]["counter"]["packets"])
+
+
+def test_an_unknown_source_gets_its_burst_and_a_phone_ten_times_that(pair: Pair) -> None:
+    limits = ShieldLimits(request_rate=1, request_burst=10, phone_rate=1, phone_burst=100)
+    policy = Policy(Mode.CLOUD, limits=limits)
+    assert 10 <= passed(pair, policy, REQUEST, 400) <= 13
+    known = f"add element inet centralino phones4 {{ {SCANNER[4]['public']} timeout 60s }}\n"
+    assert 100 <= passed(pair, policy, REQUEST, 400, extra=known) <= 103
+
+
+@pytest.mark.parametrize(
+    ("payload", "arrives"),
+    [
+        (REQUEST, True),
+        (b"\r\n\r\n", True),  # a keep-alive
+        (b"OPTIONS sip:100@198.51.100.1 SIP/2.0\r\n\r\n", False),  # the first words of a scanner
+        (b"options sip:box SIP/2.0\r\n\r\n", False),
+        (b"\x00\x01\x00\x08 a STUN request", False),
+        (REQUEST + b"x" * 9000, False),
+    ],
+    ids=["request", "keep-alive", "scanner", "lower case", "stun", "oversized"],
+)
+def test_what_is_not_sip_never_reaches_asterisk(pair: Pair, payload: bytes, arrives: bool) -> None:
+    assert passed(pair, Policy(Mode.CLOUD), payload, 1) == int(arrives)
+
+
+def test_a_banned_phone_stays_a_phone(pair: Pair) -> None:
+    """The kernel itself spares whoever has authenticated, whatever is in the other set."""
+    address = SCANNER[4]["public"]
+    banned = f"add element inet centralino banned4 {{ {address} timeout 60s }}\n"
+    known = f"add element inet centralino phones4 {{ {address} timeout 60s }}\n"
+    assert passed(pair, Policy(Mode.CLOUD), REQUEST, 5, extra=banned) == 0
+    assert passed(pair, Policy(Mode.CLOUD), REQUEST, 5, extra=banned + known) == 5
