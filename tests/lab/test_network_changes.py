@@ -292,3 +292,17 @@ def test_a_reboot_meanwhile_returns(node: Node, lab_of_one: Lab, tmp_path: Path)
     again = Admin(lab_of_one.clients["desk"], node, tmp_path)
     assert again.lives(10)
     again.close()
+
+
+def test_without_dhcp_the_box_serves_long_before_a_minute(
+    lab_root: Path, code: dict[str, str], tmp_path: Path
+) -> None:
+    """NetworkManager's own wait is a minute; nothing here needs an address to start."""
+    with Lab(lab_root, tmp_path / "lab") as lab:
+        fresh = lab.add_node(binds=code, addressing="none")
+        fresh.power_on(120)
+        fresh.wait_active("asterisk.service", 50)
+        fresh.wait_active("nginx.service", 50)
+        devices = fresh.run(["nmcli", "-g", "DEVICE,CONNECTION", "device"]).output.splitlines()
+        assert {"eth0:any-card", "eth1:any-card"} <= set(devices)
+        assert "NetworkManager-wait-online" not in fresh.run(["systemctl", "--failed", "--plain"]).output
