@@ -55,6 +55,7 @@ def handlers(core: Core) -> dict[str, Handler]:
         "Settings1.Schema": settings.schema,
         "Settings1.Propose": settings.propose,
         "Settings1.Apply": settings.apply,
+        "Settings1.Repair": settings.repair,
         "Settings1.Confirm": settings.confirm,
         "Settings1.Return": settings.return_now,
         "Settings1.History": settings.history,
@@ -146,12 +147,25 @@ class _Settings:
 
         return self._core.jobs.submit("apply", caller.shown, work, lane=SETTINGS_LANE).identifier
 
-    @writes(dict)
-    def confirm(self, _caller: Caller) -> str:
+    @writes(lambda options: _some(options, "dry_run", "comment"))
+    def repair(self, caller: Caller, options: str) -> str:
+        table = _options(options, {"dry_run": bool, "comment": str})
+        engine = self._core.engine
+        if table.get("dry_run") is True:
+            return _text(engine.propose_repair().as_json())
+        return self._core.jobs.submit(
+            "repair",
+            caller.shown,
+            lambda handle: engine.repair(handle.progress).as_json(),
+            lane=SETTINGS_LANE,
+        ).identifier
+
+    @writes(lambda comment: _remark(comment))
+    def confirm(self, _caller: Caller, _comment: str) -> str:
         return _text({"revision": self._core.engine.confirm()})
 
-    @writes(dict)
-    def return_now(self, caller: Caller) -> str:
+    @writes(lambda comment: _remark(comment))
+    def return_now(self, caller: Caller, _comment: str) -> str:
         return _text({"left": self._core.engine.return_now(f"was taken back by {caller.shown}")})
 
     @reads
@@ -167,8 +181,8 @@ class _Settings:
     def revision(self, _caller: Caller, number: int) -> str:
         return _text(self._core.engine.document(number))
 
-    @writes(lambda name, _value: {"name": name})
-    def set_secret(self, _caller: Caller, name: str, value: str) -> None:
+    @writes(lambda name, _value, comment: {"name": name, **_remark(comment)})
+    def set_secret(self, _caller: Caller, name: str, value: str, _comment: str) -> None:
         self._core.secrets.set(name, value)
 
 
@@ -237,8 +251,8 @@ class _System:
     def audit(self, _caller: Caller, limit: int) -> str:
         return _text(self._core.audit.entries(min(limit, LONGEST_HISTORY)))
 
-    @writes(lambda user, _password: {"user": user})
-    def set_password(self, _caller: Caller, user: str, password: str) -> None:
+    @writes(lambda user, _password, comment: {"user": user, **_remark(comment)})
+    def set_password(self, _caller: Caller, user: str, password: str, _comment: str) -> None:
         self._core.maintenance.set_password(user, password)
 
 
@@ -254,8 +268,8 @@ class _Jobs:
     def get(self, _caller: Caller, identifier: str) -> str:
         return _text(self._core.jobs.get(identifier).as_json())
 
-    @writes(lambda identifier: {"job": identifier})
-    def cancel(self, _caller: Caller, identifier: str) -> None:
+    @writes(lambda identifier, comment: {"job": identifier, **_remark(comment)})
+    def cancel(self, _caller: Caller, identifier: str, _comment: str) -> None:
         self._core.jobs.cancel(identifier)
 
 
@@ -311,6 +325,11 @@ def _comment(table: JsonObject) -> str:
     """One printable line, whatever was given: it is shown in histories and terminals."""
     text = str(table.get("comment") or "")[:LONGEST_COMMENT]
     return "".join(character if character.isprintable() else " " for character in text).strip()
+
+
+def _remark(comment: str) -> dict[str, object]:
+    """A comment for the audit log, which is all that it is for."""
+    return {"comment": comment} if comment else {}
 
 
 def _some(options: str, *names: str) -> dict[str, object]:

@@ -26,6 +26,7 @@ from daemon.certificates.operations import Operations
 from daemon.certificates.subsystem import Certificates
 from daemon.clock import Clock
 from daemon.domain import Domain
+from daemon.drift import DriftWatch
 from daemon.engine import Engine
 from daemon.errors import CentralinoError, StorageError, UnavailableError
 from daemon.first_settings import first_settings
@@ -113,6 +114,7 @@ class Daemon:
             operations = Operations(self._certificates, self._engine, alarms)
             operations.attach(self._jobs, CERTIFICATES_LANE)
         self._alarms = alarms
+        self._drift = DriftWatch(self._engine, alarms)
         self._events = NetworkEvents(lambda: self._engine.settings, alarms, self._changed)
         alarms.listen(lambda _alarm, _raised: self._changed())
         board = StatusBoard(
@@ -197,6 +199,8 @@ class Daemon:
             self._jobs.submit(
                 "retry", "centralinod", lambda _handle: self._engine.retry(), lane=SETTINGS_LANE
             )
+        elif self._jobs.running() == 0:
+            self._drift.begin()
         return True
 
     def _alive(self) -> bool:

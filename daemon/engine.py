@@ -157,6 +157,33 @@ class Engine:
         self._check_base(base)
         return self._propose(settings)
 
+    def propose_repair(self) -> Proposal:
+        """What would bring drift back to the revision in force, by what each subsystem finds on the box."""
+        changes = tuple(self._plan(None, self._settings))
+        return Proposal(self.revision, self._settings, changes, (), "", confirmable=False)
+
+    def repair(self, progress: Progress = no_progress) -> Proposal:
+        """Bring what was changed by other hands back to the revision in force; returns what was done.
+
+        Raises ConflictError while a change waits for confirm, ApplyFailedError if not all could be brought
+        back; `retry` then tries again, also after a power loss on the way.
+        """
+        with self._lock:
+            if self._store.head.intent is not None:
+                raise ConflictError(
+                    f"revision {self._store.head.intent.revision} is still {self._store.head.intent.phase}",
+                    "confirm it, or wait until the box has returned",
+                )
+            proposal = self.propose_repair()
+            if proposal.changes:
+                progress(None, "repairing")
+                self._move(replace(self._store.head, matched=False))
+                self._match()
+                if trouble := self._report.sentences.get("match"):
+                    raise ApplyFailedError(trouble, "see `centralino status`")
+                self._on_change()
+            return proposal
+
     def apply(
         self,
         text: str,

@@ -11,6 +11,7 @@ from enum import StrEnum
 
 from daemon.authorization import ADMIN_GROUP, OPERATOR_GROUP
 from daemon.errors import InvalidSettingsError, NotFoundError, Problem, UnavailableError
+from daemon.files import remove_file
 from daemon.places import Places
 from daemon.run import run
 from daemon.subsystem import JsonObject
@@ -79,6 +80,8 @@ class Maintenance:
             raise UnavailableError("this is not a whole box, it has no passwords", "run it on a box")
         # chpasswd reads from stdin, so the password is in no process list.
         run(["chpasswd"], input_text=f"{user}:{password}\n", limit_seconds=PASSWORD_LIMIT_SECONDS)
+        if user == FIRST_USER:
+            remove_file(self._places.first_password)
 
 
 def password_problems(user: str, password: str) -> list[Problem]:

@@ -52,6 +52,11 @@ class Places:
         return self.state / "revisions"
 
     @property
+    def first_password(self) -> Path:
+        """The first password of the first user, until it is changed or the box starts again."""
+        return self.on_box("/run/centralino/first-password")
+
+    @property
     def logs(self) -> Path:
         """The audit log."""
         return self.on_box("/var/log/centralino")

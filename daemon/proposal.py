@@ -21,11 +21,13 @@ class Proposal:
     changes: tuple[Change, ...]
     problems: tuple[Problem, ...]
     diff: str
+    # False for a repair: there is no revision that the box could return to.
+    confirmable: bool = True
 
     @property
     def needs_confirm(self) -> bool:
-        """Whether a change could cut the admin off."""
-        return any(change.risky for change in self.changes)
+        """Whether a change could cut the admin off and can be taken back."""
+        return self.confirmable and any(change.risky for change in self.changes)
 
     def as_json(self) -> JsonObject:
         """As documented for `Propose` in org.centralino.xml."""

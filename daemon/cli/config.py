@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,9 @@ import click
 from daemon.cli.client import RETURN_LIMIT_SECONDS, SETTINGS, Client
 from daemon.cli.completion import complete_paths
 from daemon.cli.json_types import JsonObject, JsonValue, as_object, text_of, whole_of
-from daemon.cli.plans import change_settings, current
+from daemon.cli.plans import change_settings, changes_nothing, current
+from daemon.cli.plans import show as show_plan
+from daemon.cli.progress import follow
 from daemon.cli.render import diff, emit_json, line, table, visible
 from daemon.cli.schema import Schema, join_path
 from daemon.cli.session import Session, Write, reads, writes
@@ -320,7 +323,7 @@ def confirm(session: Session, write: Write) -> None:
         else:
             line(pending_sentence(pending) if pending else "Nothing waits for confirmation.")
         return
-    answer = session.client.call(SETTINGS, "Confirm")
+    answer = session.client.call(SETTINGS, "Confirm", write.comment)
     if write.json:
         emit_json({"confirmed": True, "result": answer})
     else:
@@ -338,11 +341,35 @@ def return_command(session: Session, write: Write) -> None:
         else:
             line(pending_sentence(pending) if pending else "Nothing waits for confirmation.")
         return
-    answer = session.client.read_object(SETTINGS, "Return", limit_seconds=RETURN_LIMIT_SECONDS)
+    answer = session.client.read_object(SETTINGS, "Return", write.comment, limit_seconds=RETURN_LIMIT_SECONDS)
     if write.json:
         emit_json({"returned": True, **answer})
     else:
         line(f"Revision {text_of(answer, 'left')} is taken back; the settings before it are in force.")
+
+
+@config.command("repair")
+@writes
+def repair(session: Session, write: Write) -> None:
+    """Bring back what other hands changed on the box, so that it is again as the settings say.
+
+    `centralino status` and an alarm name such drift. Settings and history stay as they are, and nothing
+    waits for confirmation: there is no other revision that the box could return to.
+    """
+    plan = session.client.read_object(SETTINGS, "Repair", json.dumps({"dry_run": True}))
+    if not write.json:
+        show_plan(plan)
+    if write.dry_run or changes_nothing(plan):
+        if write.json:
+            emit_json({"dry_run": write.dry_run, "changed": False, "plan": plan})
+        return
+    write.ask("Repair this?")
+    job = session.client.call(SETTINGS, "Repair", json.dumps({"comment": write.comment}))
+    done = follow(session.client, job, quiet=write.json)
+    if write.json:
+        emit_json({"changed": True, "plan": done})
+    else:
+        line("The box is as the settings say.", style="green")
 
 
 @config.command("export")
@@ -366,8 +393,6 @@ def export(session: Session, as_json: bool, file: Path, revision: int, kind: str
     else:
         document, _ = current(session.client)
     if as_json or kind == "json" or (kind is None and file.suffix == ".json"):
-        import json
-
         text = json.dumps(document, indent=2) + "\n"
     else:
         from daemon.cli.yaml_text import write as write_yaml
@@ -422,7 +447,7 @@ def secret(session: Session, write: Write, name: str, from_stdin: bool) -> None:
             line(what)
         return
     value = read_secret(f"Secret {visible(name)}", from_stdin)
-    session.client.call(SETTINGS, "SetSecret", name, value)
+    session.client.call(SETTINGS, "SetSecret", name, value, write.comment)
     if write.json:
         emit_json({"name": name, "stored": True})
     else:

@@ -317,12 +317,14 @@ class Menu:
             if answer is None:
                 break
             if answer.lower() in ("y", "yes"):
-                self._session.client.call(SETTINGS, "Confirm")
+                self._session.client.call(SETTINGS, "Confirm", self._comment())
                 self._terminal.write("Confirmed.")
                 self._pause()
                 return
             if answer.lower() in ("n", "no"):
-                self._session.client.call(SETTINGS, "Return", limit_seconds=RETURN_LIMIT_SECONDS)
+                self._session.client.call(
+                    SETTINGS, "Return", self._comment(), limit_seconds=RETURN_LIMIT_SECONDS
+                )
                 self._terminal.write("Taken back: the old settings are in force again.")
                 self._pause()
                 return
@@ -338,9 +340,8 @@ class Menu:
             self._terminal.write("The two differ; nothing was changed.")
             self._pause()
             raise Cancelled
-        self._session.client.call(SYSTEM, "SetPassword", user, first)
+        self._session.client.call(SYSTEM, "SetPassword", user, first, self._comment())
         self._must_change = False
-        FIRST_PASSWORD.unlink(missing_ok=True)
         self._terminal.write(f"The password of {user} is changed.")
         self._pause()
 

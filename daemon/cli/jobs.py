@@ -114,7 +114,7 @@ def cancel(session: Session, write: Write, job_id: str) -> None:
             line("The job has ended already." if ended else "It would be asked to stop.")
         return
     write.ask("Cancel this job?")
-    session.client.call(JOBS, "Cancel", job_id)
+    session.client.call(JOBS, "Cancel", job_id, write.comment)
     if write.json:
         emit_json({"job": session.client.read_object(JOBS, "Get", job_id)})
     else:

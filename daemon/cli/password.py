@@ -31,7 +31,7 @@ def password(session: Session, write: Write, user: str, from_stdin: bool) -> Non
             line(what)
         return
     secret = read_secret(f"New password of {visible(user)}", from_stdin)
-    session.client.call(SYSTEM, "SetPassword", user, secret)
+    session.client.call(SYSTEM, "SetPassword", user, secret, write.comment)
     if write.json:
         emit_json({"user": user, "changed": True})
     else:

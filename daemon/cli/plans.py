@@ -158,10 +158,10 @@ def _confirm(client: Client, result: JsonObject, write: Write) -> None:
     if write.yes or not sys.stdin.isatty():
         return
     if click.confirm("Do you still reach the box, and keep this?", default=False, err=True):
-        client.call(SETTINGS, "Confirm")
+        client.call(SETTINGS, "Confirm", write.comment)
         line("Confirmed.", style="green")
     else:
-        client.call(SETTINGS, "Return", limit_seconds=RETURN_LIMIT_SECONDS)
+        client.call(SETTINGS, "Return", write.comment, limit_seconds=RETURN_LIMIT_SECONDS)
         line("Taken back: the old settings are in force again.")
 
 

@@ -112,7 +112,7 @@ def test_log_records_are_structured(node: Node) -> None:
 
 def test_strangers_are_refused_and_polkit_may_let_them_read(node: Node) -> None:
     read = [*BUS, "org.centralino.Settings1", "Get", "s", "node"]
-    write = [*BUS, "org.centralino.Settings1", "SetSecret", "ss", "mail", "x"]
+    write = [*BUS, "org.centralino.Settings1", "SetSecret", "sss", "mail", "x", ""]
     assert "nobody may not read" in node.run(read, user="nobody", check=False).errors
     rule = "/etc/polkit-1/rules.d/50-test.rules"
     node.run(["tee", rule], input_text=POLKIT_RULE)
@@ -146,13 +146,14 @@ def test_a_frozen_polkit_refuses_within_its_limit_and_blocks_nobody(node: Node) 
 
 
 def test_passwords_are_changed_without_showing_them(node: Node) -> None:
-    call = [*BUS, "org.centralino.System1", "SetPassword", "ss"]
+    call = [*BUS, "org.centralino.System1", "SetPassword", "sss"]
     before = node.run(["getent", "shadow", "admin"]).output
-    assert not node.run([*call, "admin", "short"], check=False).ok
-    assert not node.run([*call, "root", "Correct-Horse-7"], check=False).ok
+    assert not node.run([*call, "admin", "short", ""], check=False).ok
+    assert not node.run([*call, "root", "Correct-Horse-7", ""], check=False).ok
     assert node.run(["getent", "shadow", "admin"]).output == before
-    node.run([*call, "admin", "Correct-Horse-7"])
+    node.run([*call, "admin", "Correct-Horse-7", "by a test"])
     assert node.run(["getent", "shadow", "admin"]).output != before
+    assert not node.run(["test", "-e", "/run/centralino/first-password"], check=False).ok
     everything = node.run(["journalctl", "--no-pager"]).output + file(node, "/var/log/centralino/audit.jsonl")
     assert "Correct-Horse" not in everything
 

@@ -271,8 +271,8 @@ def test_confirm_and_return_over_the_bus(client: Client) -> None:
     assert status["pending"]["returns_to"] < status["pending"]["revision"]
     other = client.finished(client.call("Settings1.Apply", "{}", "{}"))
     assert other["error"]["name"] == "org.centralino.Error.Conflict"  # type: ignore[index]
-    assert client.read("Settings1.Confirm") == {"revision": status["pending"]["revision"]}
-    assert client.refused("Settings1.Confirm")[0] == "NotFound"
+    assert client.read("Settings1.Confirm", "it works") == {"revision": status["pending"]["revision"]}
+    assert client.refused("Settings1.Confirm", "")[0] == "NotFound"
 
 
 def test_a_refused_document_names_every_problem_in_plan_and_job(client: Client) -> None:
@@ -299,17 +299,17 @@ def test_a_refused_document_names_every_problem_in_plan_and_job(client: Client) 
         ("Settings1.Revision", (9999,), "NotFound"),
         ("Settings1.Diff", (1, 9999), "NotFound"),
         ("Settings1.Propose", ("{}", 9999), "Conflict"),
-        ("Settings1.SetSecret", ("../evil", "x"), "InvalidSettings"),
-        ("Settings1.SetSecret", ("", "x"), "InvalidSettings"),
-        ("Settings1.SetSecret", ("mail", ""), "InvalidSettings"),
+        ("Settings1.SetSecret", ("../evil", "x", ""), "InvalidSettings"),
+        ("Settings1.SetSecret", ("", "x", ""), "InvalidSettings"),
+        ("Settings1.SetSecret", ("mail", "", ""), "InvalidSettings"),
         ("Services1.Act", ("asterisk", "explode", "{}"), "InvalidSettings"),
         ("Services1.Act", ("asterisk", "stop", "{}"), "Unavailable"),
         ("Services1.Logs", ("asterisk", 5, ""), "Unavailable"),
         ("System1.Maintenance", ("explode", "{}"), "InvalidSettings"),
-        ("System1.SetPassword", ("root", "Correct-Horse-7"), "NotFound"),
-        ("System1.SetPassword", ("admin:x\nroot", "Correct-Horse-7"), "NotFound"),
-        ("Jobs1.Get", ("nothing",), "NotFound"),
-        ("Jobs1.Cancel", ("nothing",), "NotFound"),
+        ("System1.SetPassword", ("root", "Correct-Horse-7", ""), "NotFound"),
+        ("System1.SetPassword", ("admin:x\nroot", "Correct-Horse-7", ""), "NotFound"),
+        ("Jobs1.Get", ("nothing", ""), "NotFound"),
+        ("Jobs1.Cancel", ("nothing", ""), "NotFound"),
     ],
 )
 def test_errors_have_names_and_sentences(
@@ -329,12 +329,12 @@ def test_unknown_methods_and_properties_are_refused_by_name(client: Client) -> N
 
 
 def test_secrets_lie_apart_and_are_never_shown(shared: Running, client: Client) -> None:
-    client.call("Settings1.SetSecret", "mail", "Tr0ub4dor&3")
+    client.call("Settings1.SetSecret", "mail", "Tr0ub4dor&3", "a comment")
     file = shared.root / "etc/centralino/secrets/mail"
     assert file.read_text() == "Tr0ub4dor&3"
     assert oct(file.stat().st_mode)[-4:] == "0600"
     assert oct(file.parent.stat().st_mode)[-4:] == "0700"
-    client.refused("System1.SetPassword", "admin", "Tr0ub4dor&3")
+    client.refused("System1.SetPassword", "admin", "Tr0ub4dor&3", "")
     everything = [
         shared.log(),
         json.dumps(shared.audit()),
@@ -344,7 +344,7 @@ def test_secrets_lie_apart_and_are_never_shown(shared: Running, client: Client) 
     everything += [path.read_text() for path in (shared.root / "var").rglob("*") if path.is_file()]
     assert not any("Tr0ub4dor" in text for text in everything)
     recorded = [entry for entry in shared.audit() if entry["method"] == "Settings1.SetSecret"]
-    assert recorded[-1]["arguments"] == {"name": "mail"}
+    assert recorded[-1]["arguments"] == {"name": "mail", "comment": "a comment"}
 
 
 def test_every_change_is_recorded_and_reads_are_not(shared: Running, client: Client) -> None:
@@ -366,7 +366,7 @@ def test_a_stranger_is_refused_everything_and_recorded(shared: Running) -> None:
         ("Settings1.Get", ("",)),
         ("System1.Status", ()),
         ("Settings1.Apply", (json.dumps({"node": {"hostname": "hacked"}}), "{}")),
-        ("Settings1.SetSecret", ("mail", "Tr0ub4dor&3")),
+        ("Settings1.SetSecret", ("mail", "Tr0ub4dor&3", "a comment")),
         ("System1.Maintenance", ("reboot", "{}")),
         ("Jobs1.List", ()),
     ]
@@ -392,12 +392,12 @@ def test_operators_read_admins_write(own: Running) -> None:
     document = json.dumps({"node": {"hostname": "by-writer"}})
     writes: Calls = [
         ("Settings1.Apply", (document, "{}")),
-        ("Settings1.Confirm", ()),
-        ("Settings1.SetSecret", ("mail", "x")),
+        ("Settings1.Confirm", ("",)),
+        ("Settings1.SetSecret", ("mail", "x", "")),
         ("Services1.Act", ("asterisk", "stop", '{"dry_run": true}')),
         ("System1.Maintenance", ("reboot", "{}")),
-        ("System1.SetPassword", ("admin", "x")),
-        ("Jobs1.Cancel", ("x",)),
+        ("System1.SetPassword", ("admin", "x", "")),
+        ("Jobs1.Cancel", ("x", "")),
     ]
     reads: Calls = [("Settings1.Get", ("node.hostname",)), ("System1.Status", ())]
     read, refused = (
@@ -432,8 +432,8 @@ def test_shell_metacharacters_reach_no_shell(shared: Running, client: Client) ->
             client.finished(
                 client.call("Settings1.Apply", json.dumps(document), json.dumps({"comment": evil}))
             )
-        client.refused("System1.SetPassword", evil, evil)
-        client.refused("Settings1.SetSecret", evil, evil)
+        client.refused("System1.SetPassword", evil, evil, evil)
+        client.refused("Settings1.SetSecret", evil, evil, evil)
         client.refused("Services1.Logs", evil, 1, evil)
     assert not marker.exists()
 
@@ -589,7 +589,7 @@ def test_a_log_that_cannot_be_written_is_a_reason_and_calls_go_on(own: Running) 
     (logs / "centralino").write_text("in the way")
     own.start()
     client = Client(own.address)
-    client.call("Settings1.SetSecret", "mail", "x")
+    client.call("Settings1.SetSecret", "mail", "x", "")
     status = client.read("System1.Status")
     assert isinstance(status, dict)
     assert any("audit log goes to the journal" in reason for reason in status["reasons"])

@@ -325,6 +325,7 @@ def test_every_method_of_the_interface_is_marked_read_or_write() -> None:
     assert writing >= {
         "Settings1.Apply",
         "Settings1.Confirm",
+        "Settings1.Repair",
         "Settings1.SetSecret",
         "Services1.Act",
         "System1.Maintenance",

@@ -404,3 +404,35 @@ def test_a_disk_that_stays_full_is_a_reason_and_the_retry_heals(box: Box) -> Non
         full.__exit__()
     box.engine.retry()
     assert (box.state(), box.engine.reasons()) == (("centralino\n", "None\n"), [])
+
+
+def test_repair_brings_back_what_other_hands_changed(box: Box) -> None:
+    assert box.engine.propose_repair().changes == ()
+    box.node.file.write_text("by hand\n")
+    plan = box.engine.propose_repair()
+    assert [change.sentence for change in plan.changes] == ["Write centralino."]
+    assert box.state()[0] == "by hand\n"
+    box.node.risky = True
+    assert not plan.needs_confirm
+    box.engine.repair()
+    assert box.state()[0] == "centralino\n"
+    assert (box.engine.revision, len(box.engine.history(0)), box.engine.pending()) == (1, 1, None)
+
+
+def test_a_repair_that_fails_or_is_cut_off_is_tried_again(box: Box) -> None:
+    box.node.file.write_text("by hand\n")
+    box.node.refuses.add("centralino")
+    with pytest.raises(ApplyFailedError):
+        box.engine.repair()
+    assert box.engine.needs_retry()
+    box.node.refuses.clear()
+    again = box.open()
+    again.start()
+    assert box.state()[0] == "centralino\n"
+    assert not again.needs_retry()
+
+
+def test_nothing_is_repaired_while_a_change_waits_for_confirm(box: Box) -> None:
+    box.engine.apply(document("pbx1"), confirm_seconds=60)
+    with pytest.raises(ConflictError):
+        box.engine.repair()
