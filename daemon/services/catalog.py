@@ -49,6 +49,8 @@ class Policy:
     agreement: this many failures since the last good answer condemn the service, if at least two kinds of
       probe failed; one silent kind alone needs `Probe.decisive` failures.
     start_limit: a service that runs but never answered yet is left alone for this long.
+    kill_slow_start: a start that systemd has not ended within `start_limit` hangs and is replaced; not for a
+      database, whose recovery takes as long as it takes.
     backoff_first, backoff_longest: no pause before the first restart, then these bounds, doubling.
     stable: good for this long ends a bad spell: pauses start again from none.
     restarts_before_alarm, unhealthy_before_alarm: whichever comes first raises the alarm.
@@ -69,6 +71,7 @@ class Policy:
     drain: float = 0.0
     stop_limit: float = 30.0
     kill: bool = True
+    kill_slow_start: bool = False
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,7 @@ CATALOG: tuple[Service, ...] = (
             Probe(ProbeKind.SIP_OPTIONS, interval_seconds=2.0, limit_seconds=1.0),
             Probe(ProbeKind.MANAGER_PING, interval_seconds=2.0, limit_seconds=1.0, decisive=8),
         ),
-        policy=Policy(drain=120.0, stop_limit=20.0),
+        policy=Policy(start_limit=30.0, kill_slow_start=True, drain=120.0, stop_limit=20.0),
         drains=True,
     ),
     Service("keepalived", order=70, roles=PAIR_ROLES, modes=frozenset({WorkMode.STANDARD})),

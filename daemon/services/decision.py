@@ -16,6 +16,7 @@ from daemon.services.model import Action, ActiveState, Health, LoadState, UnitSt
 KILL_PATIENCE = 5.0
 # systemd needs this long at most to begin what it was asked for.
 ACTION_SECONDS = 1.0
+MICROSECONDS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -215,6 +216,22 @@ def _dead(view: View) -> Decision | None:
     return Decision(Action.START, Health.DOWN, f"{how}; it is being started")
 
 
+def _hangs_while_starting(view: View) -> Decision | None:
+    """systemd counts run and start in one clock: `unit.run` is when this start began."""
+    starts = view.unit.active is ActiveState.ACTIVATING and view.unit.run > 0
+    if not starts or not view.supervision or not view.service.policy.kill_slow_start:
+        return None
+    limit = view.service.policy.start_limit
+    ends = view.unit.run / MICROSECONDS + limit
+    if view.now < ends:
+        return Decision(Action.NONE, Health.STARTING, "it is activating", look_again=ends)
+    how = f"its start did not end within {limit:g} s"
+    due = _due(view)
+    if view.now < due:
+        return Decision(Action.NONE, Health.HUNG, _trying(view, how), look_again=due)
+    return Decision(Action.REPLACE, Health.HUNG, f"{how}; it is being replaced")
+
+
 def _changing(view: View) -> Decision | None:
     if view.unit.running:
         return None
@@ -277,6 +294,7 @@ _RULES: tuple[Callable[[View], Decision | None], ...] = (
     _being_killed,
     _condition_unmet,
     _dead,
+    _hangs_while_starting,
     _changing,
     _silent,
     _complains,

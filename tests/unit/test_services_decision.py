@@ -81,6 +81,30 @@ def test_a_service_that_hangs_from_its_start_gets_its_grace_and_no_more() -> Non
     assert decide(view(unit=unit, probes=probes, now=1021.0)).action is Action.REPLACE
 
 
+def test_a_start_that_hangs_is_replaced_when_its_limit_has_passed() -> None:
+    began = int((1000.0 - 29) * 1_000_000)
+    starting = UnitState(active=ActiveState.ACTIVATING, sub="start", run=began)
+    decision = decide(view(unit=starting, probes={SIP: ProbeHistory(), AMI: ProbeHistory()}))
+    assert (decision.action, decision.health) == (Action.NONE, Health.STARTING)
+    assert decision.look_again == pytest.approx(1000.0 + 1)
+    late = replace(starting, run=began - 1_000_001)
+    decision = decide(view(unit=late))
+    assert (decision.action, decision.health) == (Action.REPLACE, Health.HUNG)
+    assert "within 30 s" in decision.reason
+    # Pauses grow here as everywhere.
+    again = decide(view(unit=late, restarts=3, last_restart=1000.0 - 1))
+    assert again.action is Action.NONE
+    assert again.alarm
+    assert decide(view(unit=late, supervision=False)).action is Action.NONE
+
+
+def test_a_database_may_recover_as_long_as_it_takes() -> None:
+    mariadb = declared(Services())["mariadb"]
+    starting = UnitState(active=ActiveState.ACTIVATING, sub="start", run=1)
+    decision = decide(replace(view(unit=starting), service=mariadb, now=1000.0 + 10_000))
+    assert (decision.action, decision.health) == (Action.NONE, Health.STARTING)
+
+
 def test_a_hang_that_begins_in_the_grace_of_one_probe_is_still_seen() -> None:
     unit = replace(UP, up_since=999.0)
     assert decide(view(unit=unit, probes={SIP: silent(2), AMI: silent(1)})).action is Action.REPLACE
