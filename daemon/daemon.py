@@ -22,6 +22,7 @@ from daemon.bus_certificates import certificate_handlers
 from daemon.bus_domain import domain_handlers
 from daemon.bus_fault_tolerance import fault_tolerance_handlers
 from daemon.bus_firewall import firewall_handlers
+from daemon.bus_replication import replication_handlers
 from daemon.certificates.operations import Operations
 from daemon.certificates.subsystem import Certificates
 from daemon.clock import Clock
@@ -147,6 +148,7 @@ class Daemon:
         methods |= domain_handlers(self._engine, self._domain, self._mode)
         manager = words.manager(places, pair, self._pair, self._live_calls) if places.is_live else None
         methods |= fault_tolerance_handlers(manager, self._pair, self._jobs)
+        methods |= replication_handlers(self._pair, self._jobs)
         self._bus = BusService(bus_address, methods, record, self._bus_lost)
 
     def run(self) -> int:

@@ -130,8 +130,10 @@ class FileReplica(Protocol):
         """From memory."""
         ...
 
-    def resynchronize(self, progress: Progress) -> None:
-        """A full pass over all trees (from the master); safe to interrupt and repeat."""
+    def resynchronize(self, progress: Progress, accept_deletions: bool = False) -> None:
+        """A full pass over all trees (a slave asks its master for it); safe to interrupt and repeat.
+
+        `accept_deletions` says that a person wants the mass deletions that were held back."""
         ...
 
     def heartbeat(self) -> dict[str, object]:

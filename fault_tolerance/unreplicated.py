@@ -60,5 +60,5 @@ class NoFiles(_Nothing):
     def stop(self) -> None:
         """Done."""
 
-    def resynchronize(self, progress: Progress) -> None:
+    def resynchronize(self, progress: Progress, accept_deletions: bool = False) -> None:
         """Done."""

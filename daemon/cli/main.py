@@ -30,6 +30,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "mode": ("daemon.cli.domain", "mode"),
     "network": ("daemon.cli.network", "network"),
     "password": ("daemon.cli.password", "password"),
+    "replication": ("daemon.cli.replication", "replication"),
     "services": ("daemon.cli.services", "services"),
     "status": ("daemon.cli.status", "status"),
 }

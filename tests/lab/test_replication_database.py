@@ -179,7 +179,7 @@ def test_errant_write_on_the_slave(members: tuple[Member, Member]) -> None:
 
 def fill(master: Member, megabytes: int) -> None:
     master.sql(
-        "CREATE TABLE IF NOT EXISTS centralino.bulk (n INT AUTO_INCREMENT PRIMARY KEY, text LONGTEXT) ENGINE=InnoDB;"
+        "USE centralino; CREATE TABLE IF NOT EXISTS centralino.bulk (n INT AUTO_INCREMENT PRIMARY KEY, text LONGTEXT) ENGINE=InnoDB;"
         + f"INSERT INTO centralino.bulk (text) SELECT REPEAT(MD5(RAND()), 31250) FROM seq_1_to_{megabytes};"
     )
 

@@ -25,7 +25,9 @@ from fault_tolerance.database.look import (
 )
 from fault_tolerance.view import Obstacle
 
-WELL = Look(10.0, state=parse("0-1-5"), received=parse("0-1-5"), configured=True, receiving=True, applying=True)
+WELL = Look(
+    10.0, state=parse("0-1-5"), received=parse("0-1-5"), configured=True, receiving=True, applying=True
+)
 SYNCHRONOUS = Said(10.0, writable=True, synchronous=True, sequence=5)
 
 

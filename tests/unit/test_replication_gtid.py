@@ -55,9 +55,9 @@ def test_common_history_then_each_alone(common: list[int], own_alone: int, peer_
     assert after == own.log[len(common) :]
 
 
-states = st.lists(
-    st.builds(Gtid, st.integers(0, 2), st.integers(1, 9), st.integers(1, 3)), max_size=6
-).map(lambda found: GtidState().joined(GtidState(frozenset(found))))
+states = st.lists(st.builds(Gtid, st.integers(0, 2), st.integers(1, 9), st.integers(1, 3)), max_size=6).map(
+    lambda found: GtidState().joined(GtidState(frozenset(found)))
+)
 
 
 @given(states, states)
