@@ -140,7 +140,9 @@ class Domain:
             for address in interface.addresses
         }
         own |= {shared.address.ip for shared in settings.fault_tolerance.shared_addresses}
-        name = settings.domain.fqdn or ""
+        name = settings.domain.fqdn
+        if name is None:
+            return Facts(frozenset(own))
         servers = settings.network.dns.servers or tuple(_addresses(truth.name_servers))
         inside = see(name, servers, self._ask)
         return Facts(frozenset(own), inside, see(name, settings.domain.public_resolvers, self._ask))

@@ -142,10 +142,11 @@ class Network:
         return State(not reasons and not drift, tuple(reasons), tuple(drift), truth.as_json())
 
     def trial_begins(self, changes: Sequence[Change], old: Settings, seconds: int) -> None:
-        """See daemon.subsystem.Guard; of interest only when the network changes."""
-        self._on_trial = any(change.subsystem == self.name and change.risky for change in changes)
+        """See daemon.subsystem.Guard; whatever could cut the admin off is watched, not only our own."""
+        self._on_trial = any(change.risky for change in changes)
         if self._on_trial and self._places.is_live:
-            self._trial.begin(old, seconds)
+            ours = any(change.subsystem == self.name for change in changes)
+            self._trial.begin(old, seconds, checkpoint=ours)
 
     def trial_trouble(self, new: Settings) -> str | None:
         """Why the box must return at once."""

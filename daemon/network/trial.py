@@ -62,8 +62,11 @@ class Trial:
         self._ways: dict[Session, int | None] = {}
         self._peer_was_lost = False
 
-    def begin(self, old: Settings, seconds: int) -> None:
-        """Remember what was true, and have NetworkManager remember it too. Takes milliseconds as a rule."""
+    def begin(self, old: Settings, seconds: int, *, checkpoint: bool) -> None:
+        """Remember what was true, and with `checkpoint` have NetworkManager remember it too.
+
+        Takes milliseconds as a rule.
+        """
         truth = self._look(LIMIT_SECONDS)
         gateways = list(_gateways(old.network, truth))
         self._silent_gateways = set(gateways) - _answering(gateways, truth, BEFORE_LIMIT_SECONDS)
@@ -72,6 +75,8 @@ class Trial:
         }
         self._ways = {session: _way(session) for session in sessions(old.console.ssh_port)}
         self._peer_was_lost = self._peer_trouble() is not None
+        if not checkpoint:
+            return
         try:
             path = self._manager.create_checkpoint(seconds + CHECKPOINT_MARGIN_SECONDS)
             write_file(self._file, f"{path}\n", mode=0o600)
