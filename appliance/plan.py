@@ -81,7 +81,9 @@ def _artefact(form: OutputFormat, profile: Profile) -> dict[str, JsonValue]:
     else:
         artefact["from"] = f"root tree for {tree}s"
     if form in DISK_FORMATS:
-        artefact["virtual_bytes"] = profile.disk.image_gib * GIB
+        # An OVA's descriptor and disk are of the tier's size from the start [S-SZ-01].
+        tier = profile.disk.tier.sizes.disk_gib if form is OutputFormat.OVA else 0
+        artefact["virtual_bytes"] = max(profile.disk.image_gib, tier) * GIB
     return artefact
 
 
