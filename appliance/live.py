@@ -29,13 +29,13 @@ from appliance.mirror import Source, resolve_sources
 from appliance.personalize import write
 from appliance.platform_data import PlatformData
 from appliance.profile import Profile
-from appliance.root_tree import merge
 from appliance.run import find_program, isolated, require, run
 from appliance.sbom import components_of
 from appliance.sparse import sparse_copy
 from appliance.stages import BuildContext, Stage, replacing
 from appliance.tidy import empty
 from appliance.tree_entries import walk
+from appliance.tree_formats import copy_root
 
 # To be raised when this module makes another medium of the same tree.
 REVISION = 1
@@ -111,9 +111,9 @@ def medium_stage(root: Path, profile: Profile, platform: PlatformData, context: 
     }
 
     def create(output: Path, inner: BuildContext) -> None:
-        tree = output / "tree"
-        merge([root], tree, inner)
-        furnish(tree, platform, inner.build(modules).output)
+        tree, own = output / "tree", inner.build(modules).output
+        copy_root(root, tree, inner)
+        furnish(tree, platform, own)
         entries = walk(tree, latest=inner.epoch)
         write_file_list(list_files(entries), output / LIST)
         (tree / "image").mkdir()
@@ -170,13 +170,16 @@ def _locked_kiwi() -> Locked:
 def _unpack_modules(archive: Path, output: Path) -> None:
     prefix = f"kiwi-{KIWI_VERSION}/dracut/modules.d/"
     with tarfile.open(archive) as packed:
-        members = []
         for member in packed:
-            name = member.name.removeprefix(prefix)
-            if name != member.name and member.isreg() and Path(name).name != "Makefile":
-                member.name = name
-                members.append(member)
-        packed.extractall(output, members, filter="data")
+            name = Path(member.name.removeprefix(prefix))
+            stream = packed.extractfile(member) if member.isreg() else None
+            # Python 3.11.2 has no extraction filters: only plain files below that one directory are taken.
+            if stream is None or not member.name.startswith(prefix) or ".." in name.parts:
+                continue
+            if name.name != "Makefile":
+                (output / name).parent.mkdir(parents=True, exist_ok=True)
+                (output / name).write_bytes(stream.read())
+                (output / name).chmod(0o755 if member.mode & 0o100 else 0o644)
     if not (output / "90kiwi-live/module-setup.sh").is_file():
         raise BuildError(f"{archive.name} holds no dracut module for live media", "another kiwi is needed")
 

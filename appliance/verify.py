@@ -253,6 +253,13 @@ def _installer(artefact: Path, keyring: Path | None) -> list[Finding]:
     return [Finding(each.part, each.message) for each in inspect_iso(artefact, keyring=keyring)]
 
 
+def _live_medium(artefact: Path, facts: JsonObject) -> Iterator[Finding]:
+    from iso.inspect_live import inspect_live
+
+    for each in inspect_live(artefact, str(facts["label"])):
+        yield Finding(each.part, each.message)
+
+
 def _partition_table(artefact: Path, facts: JsonObject) -> Iterator[Finding]:
     table = read_table(artefact)
     found = [
@@ -353,4 +360,5 @@ _CHECKS: dict[OutputFormat, tuple[Check, ...]] = {
     OutputFormat.AZURE: (_vhd_footer,),
     OutputFormat.VHDX: (_vhdx_blocks,),
     OutputFormat.GCP: (_gcp_archive,),
+    OutputFormat.LIVE: (_live_medium,),
 }

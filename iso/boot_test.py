@@ -23,6 +23,7 @@ from typing import IO
 
 from appliance.errors import BootTestError, HostError, InputError
 from appliance.run import find_program, require, run
+from iso.inspect_live import is_live
 from iso.network_boot import serving
 from iso.qemu import Attachment, Control, Machine, accelerated, command_line, firmware_files, screenshot
 
@@ -33,11 +34,15 @@ _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[()][A-Z0-9]|\r")
 
 @dataclass(frozen=True)
 class Milestone:
-    """Something the console must say (regular expression), at most `seconds` after the one before it."""
+    """Something the console must say (regular expression), at most `seconds` after the one before it.
+
+    `answer` is typed on the console once it was said; a line needs its `\\n`.
+    """
 
     title: str
     pattern: str
     seconds: float
+    answer: str = ""
 
 
 @dataclass(frozen=True)
@@ -69,13 +74,18 @@ class BootResult:
 
 
 def load_expectation(name: str) -> Expectation:
-    """Milestones from a TOML file, or the shipped `installer` and `disk`; raises InputError."""
+    """Milestones from a TOML file, or the shipped `installer`, `live` and `disk`; raises InputError."""
     shipped = resources.files("iso") / "milestones" / f"{name}.toml"
     try:
         text = shipped.read_text() if shipped.is_file() else Path(name).read_text(encoding="utf-8")
         document = tomllib.loads(text)
         milestones = tuple(
-            Milestone(str(entry["title"]), str(entry["pattern"]), float(entry["seconds"]))
+            Milestone(
+                str(entry["title"]),
+                str(entry["pattern"]),
+                float(entry["seconds"]),
+                str(entry.get("answer", "")),
+            )
             for entry in document["milestone"]
         )
         failures = tuple(str(pattern) for pattern in document.get("failures", ()))
@@ -83,7 +93,7 @@ def load_expectation(name: str) -> Expectation:
             re.compile(pattern)
     except OSError as error:
         raise InputError(
-            f"{name} cannot be read: {error.strerror}", "name a file, or installer or disk"
+            f"{name} cannot be read: {error.strerror}", "name a file, or installer, live or disk"
         ) from error
     except (tomllib.TOMLDecodeError, KeyError, TypeError, ValueError, re.error) as error:
         raise InputError(
@@ -116,6 +126,15 @@ def is_iso(image: Path) -> bool:
         return stream.read(6) == b"\x01CD001"
 
 
+def usual_milestones(image: Path) -> str:
+    """The shipped milestones for this kind of image: `installer`, `live` or `disk`."""
+    if image.is_dir():
+        return "installer"
+    if not is_iso(image):
+        return "disk"
+    return "live" if is_live(image) else "installer"
+
+
 def boot_test(
     machine: Machine,
     expectation: Expectation,
@@ -142,7 +161,7 @@ def boot_test(
         workshop = Path(name)
         _prepare(machine, workshop)
         with log.open("wb") as stream, _started(machine, workshop) as (process, console):
-            watcher = _Watcher(console, stream, expectation, on_milestone)
+            watcher = _Watcher(console, process.stdin, stream, expectation, on_milestone)
             picture: Path | None = log.with_suffix(".png")
             try:
                 watcher.watch()
@@ -175,7 +194,7 @@ def _started(machine: Machine, workshop: Path) -> Iterator[tuple[subprocess.Pope
     console, writer = os.pipe()
     try:
         process = subprocess.Popen(
-            words, stdin=subprocess.DEVNULL, stdout=writer, stderr=writer, start_new_session=True
+            words, stdin=subprocess.PIPE, stdout=writer, stderr=writer, start_new_session=True
         )
     except BaseException:
         os.close(console)
@@ -191,6 +210,9 @@ def _started(machine: Machine, workshop: Path) -> Iterator[tuple[subprocess.Pope
         process.kill()
         process.wait()
         os.close(console)
+        if process.stdin is not None:
+            with suppress(OSError):
+                process.stdin.close()
 
 
 def _picture(process: subprocess.Popen[bytes], channel: Path, target: Path) -> Path | None:
@@ -212,11 +234,13 @@ class _Watcher:
     def __init__(
         self,
         console: int,
+        keyboard: IO[bytes] | None,
         log: IO[bytes],
         expectation: Expectation,
         on_milestone: Callable[[str, float], None],
     ) -> None:
         self._console = console
+        self._keyboard = keyboard
         self._log = log
         self._expectation = expectation
         self._on_milestone = on_milestone
@@ -238,6 +262,7 @@ class _Watcher:
                         position += found.end()
                         self.reached.append((milestone.title, time.monotonic() - started))
                         self._on_milestone(*self.reached[-1])
+                        self._type(milestone.answer)
                         break
                     if self._failed():
                         return
@@ -255,6 +280,13 @@ class _Watcher:
                         self.problem = self.problem or f"the machine went off before `{milestone.title}`"
                         return
         self._failed()
+
+    def _type(self, text: str) -> None:
+        if text and self._keyboard is not None:
+            # A machine that is off by now takes nothing; the next milestone says so.
+            with suppress(OSError):
+                self._keyboard.write(text.encode())
+                self._keyboard.flush()
 
     def _read(self) -> bool:
         data = os.read(self._console, 65536)

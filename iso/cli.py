@@ -196,7 +196,7 @@ def _platform(profile_file: Path | None) -> str | None:
 @click.argument("image", type=click.Path(path_type=Path))
 @click.option("--firmware", multiple=True, type=click.Choice([str(kind) for kind in Firmware]))
 @click.option("--attach", multiple=True, type=click.Choice([str(kind) for kind in Attachment]))
-@click.option("--milestones", help="installer, disk, or a TOML file. Default: by the kind of image.")
+@click.option("--milestones", help="installer, live, disk, or a TOML file. Default: by the kind of image.")
 @click.option("--memory", default=2048, show_default=True, help="MiB.")
 @click.option("--cpus", default=2, show_default=True)
 @click.option(
@@ -230,8 +230,7 @@ def boot_test(
     from iso.qemu import Machine
 
     kind = tester.image_format(image)
-    installer = image.is_dir() or tester.is_iso(image)
-    expectation = tester.load_expectation(milestones or ("installer" if installer else "disk"))
+    expectation = tester.load_expectation(milestones or tester.usual_milestones(image))
     ways = [Attachment(word) for word in attach] or tester.default_attachments(image)
     firmwares = [Firmware(word) for word in firmware] or (
         [Firmware.BIOS] if image.is_dir() else list(Firmware)

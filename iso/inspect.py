@@ -55,7 +55,7 @@ def inspect_iso(path: Path, *, keyring: Path | None = None, media_checksum: bool
     try:
         with Iso(path) as iso, ThreadPoolExecutor(max_workers=1) as pool:
             # checkisomd5 reads the image in a process of its own meanwhile.
-            implanted = pool.submit(_media_checksum, path) if media_checksum else None
+            implanted = pool.submit(implanted_checksum, path) if media_checksum else None
             findings: list[Finding] = []
             checks: tuple[Callable[[Iso], Iterator[Finding]], ...] = (
                 boot_records, labels, kickstarts, digests, _medium_repositories, payload
@@ -86,7 +86,8 @@ def guarded(check: Callable[[], Iterator[Finding]], name: str) -> list[Finding]:
         return [Finding(name, f"cannot be read: {error}")]
 
 
-def _media_checksum(path: Path) -> list[Finding]:
+def implanted_checksum(path: Path) -> list[Finding]:
+    """What checkisomd5 says of an image; a host without it is a finding too."""
     if find_program("checkisomd5") is None:
         return [Finding("implanted checksum", "not checked: this host lacks checkisomd5 (package isomd5sum)")]
     done = run(["checkisomd5", path], check=False, limit_seconds=LIMIT_SECONDS)
