@@ -5,6 +5,7 @@
     <cache>/locks/                            one file a key, locked while it is being made
     <cache>/logs/                             one file a build, the newest ones kept
     <cache>/packages/, <cache>/pip/           downloads of apt, dnf and pip
+    <cache>/written/                          marks of artefacts, see `appliance.standing`
 
 An entry appears by one rename, so that it is whole or absent. Two builds that want the same entry wait for
 each other; two that want different ones do not.
@@ -219,11 +220,10 @@ class Cache:
                 stage.glob("[!.]*"), key=lambda path: _modified(path / "stage.json"), reverse=True
             )
             removed += self._remove_unused(stage.name, entries[keep_newest:])
-        if downloads:
-            for name in ("packages", "pip"):
-                if (self.directory / name).exists():
-                    remove_tree(self.directory / name)
-                    removed.append(self.directory / name)
+        for name in ("written", "packages", "pip") if downloads else ("written",):
+            if (self.directory / name).exists():
+                remove_tree(self.directory / name)
+                removed.append(self.directory / name)
         return removed
 
     @staticmethod

@@ -12,10 +12,10 @@ from appliance.cli_common import errors_to_exit_codes, run_command
 from appliance.demo import wait_healthy
 from appliance.lab import Lab
 from appliance.lab_cli import built_root
-from tests.bench import build, firewall, idle, installer, interface, network, recovery, rows
+from tests.bench import build, firewall, idle, images, installer, interface, network, recovery, rows
 from tests.bench.nodes import install_peers, start_peers
 
-GROUPS = ("interface", "idle", "network", "firewall", "recovery", "build", "installer")
+GROUPS = ("interface", "idle", "network", "firewall", "recovery", "build", "images", "installer")
 
 
 @click.command()
@@ -30,7 +30,7 @@ def bench(only: tuple[str, ...], runs: int | None, root: Path | None, output: Pa
     console = Console(stderr=True)
     found: list[rows.Row] = []
     given = {} if runs is None else {"runs": runs}
-    if set(chosen) - {"build", "installer"}:
+    if set(chosen) - {"build", "images", "installer"}:
         tree = root or built_root(None, "debian12")
         with tempfile.TemporaryDirectory(prefix="centralino-bench-", dir="/var/tmp") as folder:
             with Lab(tree, Path(folder) / "lab") as lab:
@@ -72,6 +72,9 @@ def bench(only: tuple[str, ...], runs: int | None, root: Path | None, output: Pa
     if "build" in chosen:
         console.print("> build, and build bare")
         found += build.measure(**given)
+    if "images" in chosen:
+        console.print("> assemble disks, and build again")
+        found += images.measure(**given)
     if "installer" in chosen:
         console.print("> remaster an installer, and copy one")
         found += installer.measure(**given)
