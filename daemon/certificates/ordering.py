@@ -58,6 +58,8 @@ class OrderError(Exception):
         self.fault = fault
         self.remedy = remedy
         self.retry_after = retry_after
+        self.account: str | None = None
+        self.account_unknown = False
 
     def as_json(self) -> dict[str, object]:
         """`fault` (short name), `message`, `remedy`, `retry_after` (ISO 8601 or null)."""
@@ -130,20 +132,44 @@ def directory_trouble(service: Service) -> str | None:
 
 
 def order(service: Service, names: Sequence[str], kind: str, webroot: Path, limit_seconds: float) -> Ordered:
-    """Get a certificate for `names`. Raises OrderError; nothing of the attempt stays in `webroot`."""
+    """Get a certificate for `names`; `kind` is a value of KeyType.
+
+    An account that the service has forgotten is made anew. Raises OrderError, which carries the account if one
+    stands by then: nothing else of the attempt stays.
+    """
     account = None if service.account is None else _Account.read(service.account)
+    try:
+        return _order(service, account, names, kind, webroot, limit_seconds)
+    except OrderError as error:
+        if account is None or not error.account_unknown:
+            raise
+    return _order(service, None, names, kind, webroot, limit_seconds)
+
+
+def _order(
+    service: Service,
+    account: _Account | None,
+    names: Sequence[str],
+    kind: str,
+    webroot: Path,
+    limit_seconds: float,
+) -> Ordered:
     account_key = _new_account_key() if account is None else account.key
     network = _network(service, account_key)
-    with _told(network):
-        found = client.ClientV2(client.ClientV2.get_directory(service.directory, network), net=network)
-        if account is None:
-            account = _register(found, account_key, service.contact)
-        network.account = account.registration
-        key = making.make_key(kind)
-        deadline = datetime.now() + timedelta(seconds=limit_seconds)
-        ordered = found.new_order(making.request(key, names).encode())
-        with _answered(found, ordered, account_key, webroot):
-            ordered = found.poll_and_finalize(ordered, deadline)
+    try:
+        with _told(network):
+            found = client.ClientV2(client.ClientV2.get_directory(service.directory, network), net=network)
+            if account is None:
+                account = _register(found, account_key, service.contact)
+            network.account = account.registration
+            key = making.make_key(kind)
+            deadline = datetime.now() + timedelta(seconds=limit_seconds)  # noqa: DTZ005 - the library's own
+            ordered = found.new_order(making.request(key, names).encode())
+            with _answered(found, ordered, account_key, webroot):
+                ordered = found.poll_and_finalize(ordered, deadline)
+    except OrderError as error:
+        error.account = None if account is None or error.account_unknown else account.text()
+        raise
     return Ordered(ordered.fullchain_pem, making.key_text(key), account.text())
 
 
@@ -312,9 +338,10 @@ def _refusal(error: messages.Error | None, retry_after: datetime | None) -> Orde
         "userActionRequired": "read the service's new terms",
     }
     what = f"{(error.typ or '').removeprefix(_PREFIX)}: {detail}"
-    return OrderError(
-        OrderFault.REFUSED, what, remedies.get(error.code or "", "see the journal"), retry_after
-    )
+    remedy = remedies.get(error.code or "", "see the journal")
+    found = OrderError(OrderFault.REFUSED, what, remedy, retry_after)
+    found.account_unknown = error.code == "accountDoesNotExist"
+    return found
 
 
 def _short(text: str) -> str:

@@ -137,7 +137,9 @@ def acme_order(request: Table) -> Answer:
                 request["patience_seconds"],
             )
         except OrderError as error:
-            return {"order_error": error.as_json()}
+            # Registrations are limited as well: an account that stands is kept, even if no order came of it.
+            kept: Answer = {} if error.account is None else {"account": error.account}
+            return {"order_error": error.as_json(), **kept}
     if wrong := _unusable(got.chain, got.key, request["names"]):
         refused = {
             "fault": "unusable",
