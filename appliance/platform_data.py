@@ -100,12 +100,15 @@ class InstallerTable(Table):
 
 
 class LiveTable(Table):
-    """The live medium: what its tree has beside the disk's packages, what not, and its kernel's arguments."""
+    """The live medium: what its tree has beside the disk's packages, what not, and its kernel's arguments.
+
+    `initramfs_compression` is dracut's `compress`, a program with or without arguments.
+    """
 
     packages: tuple[str, ...]
     left_out: tuple[str, ...] = ()
     arguments: tuple[str, ...] = ()
-    initramfs_compression: Literal["gzip", "xz", "zstd"]
+    initramfs_compression: Annotated[str, StringConstraints(pattern=r"^(gzip|xz|zstd)( -[A-Za-z0-9=-]+)*$")]
 
 
 class BoxTable(Table):
