@@ -27,6 +27,7 @@ class Facts:
     schema: int
     skew: float | None
     database: ReplicaState
+    database_answers: bool
     files: ReplicaState
     core_failed: bool
     maintenance: bool
@@ -56,8 +57,15 @@ def obstacles(facts: Facts) -> frozenset[Obstacle]:
         found[Obstacle.OTHER_SCHEMA] = heard.schema != facts.schema
         found[Obstacle.PEER_NEWER] = _peer_newer(facts, heard)
     missing = {obstacle for obstacle, holds in found.items() if holds}
-    if facts.role not in (Role.MASTER, Role.PROMOTING):
-        missing |= facts.database.obstacles | facts.files.obstacles
+    replicas = facts.database.obstacles | facts.files.obstacles
+    if facts.role is Role.SLAVE:
+        missing |= replicas
+    elif facts.role not in (Role.MASTER, Role.PROMOTING):
+        # A node that follows nobody does not replicate, and need not: ranks say whose data are newer. A half
+        # copy, or a database that does not answer, keeps it from serving all the same.
+        missing |= replicas & {Obstacle.SEEDING}
+        if not facts.database_answers:
+            missing.add(Obstacle.REPLICA_BROKEN)
     return frozenset(missing)
 
 

@@ -158,6 +158,8 @@ def pair(request: Table) -> Table:
     with contextlib.closing(client):
         stdin, stdout, stderr = client.exec_command(Channel.PAIR.value, timeout=ANSWER_SECONDS)
         try:
+            # Each tells its time when the other one reads already: what differs then is the clocks.
+            _hear(stdout, stderr)
             _say(stdin, {**own, "wall": time.time()})
             answer = _hear(stdout, stderr)
             refuse_unfit(own, answer, time.time())
@@ -170,7 +172,7 @@ def pair(request: Table) -> Table:
     hosts = answer["host_keys"]
     if not isinstance(hosts, list):
         raise CommandFailedError(f"{peer} named no host keys")
-    keys.pin_peer(str(answer["public_key"]), [str(host) for host in hosts], str(answer["link_address"]))
+    keys.pin_peer(str(answer["public_key"]), [str(host) for host in hosts], peer)
     state = RoleState(STATE, RUN)
     # The node that asks is the one whose data are kept: it comes first when nobody is master yet.
     epoch = max(state.durable.epoch, _epoch(answer)) + 1
@@ -207,6 +209,7 @@ def greet(words: Sequence[str], incoming: IO[str], outgoing: IO[str]) -> int:
         outgoing.flush()
 
     try:
+        say({"ready": True})
         theirs = json.loads(incoming.readline(LONGEST_LINE))
         heard = time.time()
         own: Table = json.loads(

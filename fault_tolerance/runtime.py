@@ -21,7 +21,7 @@ from fault_tolerance import addresses as kernel
 from fault_tolerance import silence
 from fault_tolerance.addresses import Addresses
 from fault_tolerance.contracts import DatabaseReplica, FileReplica
-from fault_tolerance.executor import Executor, reboot
+from fault_tolerance.executor import DATABASE_LIMIT_SECONDS, Executor, reboot
 from fault_tolerance.facts import Facts, obstacles
 from fault_tolerance.heartbeat import INTERVAL_SECONDS, Heartbeat, decode, encode
 from fault_tolerance.pair import RUN, STATE, VRRP_RUN, Pair
@@ -132,6 +132,7 @@ class Runtime:
             self.verdicts.write(may_hold=False, serving=False)
             silence.close()
         if self.role is Role.MASTER:
+            self.executor.background("database", lambda: self._database.make_writable(DATABASE_LIMIT_SECONDS))
             self.executor.background("files", lambda: self._files.send(self.state.durable.epoch))
         elif self.role is Role.SLAVE:
             self._followed = True
@@ -252,6 +253,7 @@ class Runtime:
             schema=self.pair.schema,
             skew=self.skew,
             database=self._database.state(),
+            database_answers=self._database.heartbeat().get("answers") is not False,
             files=self._files.state(),
             core_failed=self.core.failed,
             maintenance=self.maintenance,

@@ -31,6 +31,7 @@ from fault_tolerance.executor import provider_hook
 from fault_tolerance.pair import RUN, Pair, read
 from fault_tolerance.pbx import Pbx
 from fault_tolerance.peer_link import SshChannel, ssh_arguments
+from fault_tolerance.resync import Resync
 from fault_tolerance.runtime import Runtime, hook_of
 from fault_tolerance.view import Role, Wish
 
@@ -48,6 +49,7 @@ class Service:
         helper = [sys.executable, "-m", "fault_tolerance.service"]
         channel = SshChannel(pair, helper)
         self._database, self._files = _replications(pair, channel)
+        self._resync = Resync(self._database, self._files)
         hook = hook_of()
         arguments = [str(pair.public_address or ""), str(pair.own), str(pair.peer)]
         self.runtime = Runtime(
@@ -83,7 +85,12 @@ class Service:
         leaving = read() is None
         self.runtime.close(stop_vrrp=down or leaving)
         if leaving:
+            from fault_tolerance import database
+
+            database.dissolve()
             silence.open_sip()
+            for name in ("role", "met"):
+                (RUN / name).unlink(missing_ok=True)
         self._doors.close()
         self._control.close()
         return 0
@@ -115,6 +122,17 @@ class Service:
                 return {"wish": wish.value}
             case "handback":
                 runtime.ask_back()
+                return {}
+            case "resync":
+                return self._resync.start(
+                    str(request.get("what", "all")),
+                    role=runtime.role.value,
+                    accept_deletions=request.get("accept_deletions") is True,
+                )
+            case "resync-state":
+                return self._resync.state()
+            case "resync-cancel":
+                self._resync.cancel()
                 return {}
             case "maintenance":
                 runtime.maintenance = request.get("on") is True
@@ -155,12 +173,10 @@ class Service:
 
 
 def _replications(pair: Pair, channel: SshChannel) -> tuple[DatabaseReplica, FileReplica]:
-    """The parts that this version has; without them nothing is replicated, and status says so."""
-    from fault_tolerance.unreplicated import NoDatabase, NoFiles
+    """Both replications of this node. Raises CentralinoError: without them there is no pair."""
+    from fault_tolerance import database, files
 
-    database: DatabaseReplica = NoDatabase()
-    files: FileReplica = NoFiles()
-    return database, files
+    return database.build(pair, channel), files.build(pair, channel)
 
 
 def _wish(value: object) -> Wish:

@@ -1,0 +1,299 @@
+"""The parts around the role machine: what is said, kept, pinned and refused."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from ipaddress import ip_address, ip_interface
+from pathlib import Path
+
+import pytest
+
+from daemon.errors import ConflictError, InvalidSettingsError, StorageError
+from fault_tolerance import heartbeat
+from fault_tolerance.announce import gratuitous_arp, unsolicited_advertisement
+from fault_tolerance.contracts import ReplicaState
+from fault_tolerance.facts import MOST_MOVES_AN_HOUR, Facts, obstacles
+from fault_tolerance.heartbeat import Heartbeat
+from fault_tolerance.keepalived import Adverts, Held
+from fault_tolerance.keys import checked
+from fault_tolerance.pair import Pair, as_json, from_json, read
+from fault_tolerance.pairing import fingerprint, new_code, read_code, refuse_unfit
+from fault_tolerance.peer_link import ssh_arguments
+from fault_tolerance.state import RoleState
+from fault_tolerance.verdicts import Verdicts
+from fault_tolerance.view import Link, Obstacle, Rank, Role, Sight
+
+HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ8Zcn3yq5kVHBOTJ1Bf4vUQmXhZ0mWUmY0V1h0T3s5u"
+
+PAIR = Pair(
+    own=ip_address("10.78.0.11"),
+    peer=ip_address("10.78.0.12"),
+    port=22,
+    own_service=ip_address("10.77.0.11"),
+    peer_service=ip_address("10.77.0.12"),
+    shared=(Held(ip_interface("10.77.0.200/24"), "eth0"), Held(ip_interface("fd77::200/64"), "eth0")),
+    router=51,
+    adverts=Adverts.FAST,
+    gateway=None,
+    witness=ip_address("10.77.0.1"),
+    cloud=False,
+    public_address=None,
+    kilobytes_per_second=1000,
+    version="1",
+    schema=1,
+)
+
+FOLLOWING = Facts(
+    role=Role.SLAVE,
+    rank=Rank(3, 90, 1),
+    link=Link.UP,
+    heard=Heartbeat(Role.MASTER, 3, Rank(3, 100, 2), version="1", schema=1),
+    gateway=Sight.SEEN,
+    carrier=True,
+    version="1",
+    schema=1,
+    skew=0.01,
+    database=ReplicaState(),
+    database_answers=True,
+    files=ReplicaState(),
+    core_failed=False,
+    maintenance=False,
+    stepped_down=False,
+    moves=0,
+    shutting_down=False,
+    manual=False,
+)
+
+
+def test_a_pair_survives_its_file(tmp_path: Path) -> None:
+    file = tmp_path / "pair.json"
+    assert read(file) is None
+    file.write_text(json.dumps(as_json(PAIR)))
+    assert read(file) == PAIR
+    assert from_json(as_json(replace(PAIR, cloud=True, shared=(), witness=None))).interface == ""
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"own": "nonsense"}'])
+def test_a_damaged_pair_file_is_named(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "pair.json"
+    file.write_text(text)
+    with pytest.raises(StorageError, match=r"pair\.json"):
+        read(file)
+
+
+def test_exactly_one_node_dials_and_one_is_second() -> None:
+    other = replace(
+        PAIR, own=PAIR.peer, peer=PAIR.own, own_service=PAIR.peer_service, peer_service=PAIR.own_service
+    )
+    assert {PAIR.dials, other.dials} == {True, False}
+    assert {PAIR.second, other.second} == {True, False}
+
+
+def test_a_heartbeat_arrives_as_it_was_sent() -> None:
+    beat = Heartbeat(
+        Role.SLAVE,
+        7,
+        Rank(6, 10**15, 1),
+        frozenset({Obstacle.SEEDING, Obstacle.GATEWAY_LOST}),
+        "1.0",
+        1,
+        1234.5,
+        True,
+        "digest",
+        3,
+        {"lag": 4},
+        {"lag": 5},
+    )
+    line = heartbeat.encode(beat)
+    assert line.count(b"\n") == 1
+    assert len(line) < 1200
+    assert heartbeat.decode(json.loads(line)) == beat
+
+
+def test_an_obstacle_of_a_newer_version_is_an_obstacle() -> None:
+    table = json.loads(heartbeat.encode(Heartbeat(Role.SLAVE, 1, Rank(1, 1, 1))))
+    table["obstacles"] = ["FROM_THE_FUTURE"]
+    assert heartbeat.decode(table).obstacles == {Obstacle.OTHER_VERSION}
+
+
+def test_a_malformed_heartbeat_is_refused() -> None:
+    table = json.loads(heartbeat.encode(Heartbeat(Role.SLAVE, 1, Rank(1, 1, 1))))
+    for key, value in (
+        ("role", "king"),
+        ("epoch", "1"),
+        ("rank", [1, 2]),
+        ("obstacles", None),
+        ("rank", [1, 2, True]),
+    ):
+        with pytest.raises((ValueError, TypeError, KeyError)):
+            heartbeat.decode({**table, key: value})
+
+
+def test_a_follower_in_step_may_take_over_though_the_master_counts_further() -> None:
+    assert obstacles(FOLLOWING) == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"link": Link.NEVER}, Obstacle.PEER_NEVER_MET),
+        ({"gateway": Sight.LOST}, Obstacle.GATEWAY_LOST),
+        ({"carrier": False}, Obstacle.SERVICE_LINK_DOWN),
+        ({"skew": -1.5}, Obstacle.CLOCK_SKEW),
+        ({"core_failed": True}, Obstacle.CORE_FAILED),
+        ({"maintenance": True}, Obstacle.MAINTENANCE),
+        ({"moves": MOST_MOVES_AN_HOUR}, Obstacle.TOO_MANY_MOVES),
+        ({"version": "2"}, Obstacle.OTHER_VERSION),
+        ({"schema": 2}, Obstacle.OTHER_SCHEMA),
+        ({"database": ReplicaState(frozenset({Obstacle.SEEDING}))}, Obstacle.SEEDING),
+        ({"files": ReplicaState(frozenset({Obstacle.REPLICA_BROKEN}))}, Obstacle.REPLICA_BROKEN),
+        ({"rank": Rank(2, 500, 1)}, Obstacle.PEER_NEWER),
+        ({"role": Role.JOINING}, Obstacle.PEER_NEWER),
+        ({"manual": True}, Obstacle.MANUAL_MODE),
+        ({"shutting_down": True}, Obstacle.SHUTTING_DOWN),
+        ({"stepped_down": True}, Obstacle.STEPPED_DOWN),
+    ],
+)
+def test_each_fact_is_its_obstacle(change: dict[str, object], found: Obstacle) -> None:
+    assert obstacles(replace(FOLLOWING, **change)) == {found}  # type: ignore[arg-type]
+
+
+def test_who_follows_nobody_need_not_replicate_but_must_have_a_whole_database() -> None:
+    alone = replace(FOLLOWING, role=Role.JOINING, rank=Rank(4, 0, 1))
+    broken = ReplicaState(frozenset({Obstacle.REPLICA_BROKEN}))
+    assert obstacles(replace(alone, database=broken)) == frozenset()
+    assert obstacles(replace(alone, database_answers=False)) == {Obstacle.REPLICA_BROKEN}
+    half = ReplicaState(frozenset({Obstacle.SEEDING}))
+    assert obstacles(replace(alone, database=half)) == {Obstacle.SEEDING}
+
+
+def test_a_masters_own_replication_is_no_obstacle() -> None:
+    broken = ReplicaState(frozenset({Obstacle.REPLICA_BROKEN}))
+    assert obstacles(replace(FOLLOWING, role=Role.MASTER, database=broken)) == frozenset()
+
+
+def test_the_epoch_is_on_the_disk_before_anybody_goes_by_it(tmp_path: Path) -> None:
+    state = RoleState(tmp_path / "state", tmp_path)
+    state.change(epoch=5, mastered=4)
+    again = RoleState(tmp_path / "state", tmp_path)
+    assert (again.durable.epoch, again.durable.mastered) == (5, 4)
+    again.change(epoch=3)
+    assert again.durable.epoch == 5
+
+
+def test_a_damaged_role_file_makes_the_node_the_older_one(tmp_path: Path) -> None:
+    directory = tmp_path / "state"
+    RoleState(directory, tmp_path).change(epoch=5, mastered=5)
+    (directory / "role.json").write_text("\0\0\0")
+    assert RoleState(directory, tmp_path).durable.mastered == 0
+
+
+def test_moves_are_counted_for_an_hour(tmp_path: Path) -> None:
+    now = 10_000.0
+    state = RoleState(tmp_path / "state", tmp_path, clock=lambda: now)
+    state.note_move()
+    now += 1800
+    state.note_move()
+    assert state.moves_in_last_hour() == 2
+    now += 1801
+    assert state.moves_in_last_hour() == 1
+    # A clock that was set back does not make moves of the future count for ever.
+    now -= 9000
+    assert state.moves_in_last_hour() == 0
+
+
+def test_the_role_of_this_boot_is_gone_after_a_boot(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    state = RoleState(tmp_path / "state", run)
+    assert state.role_of_this_boot() is None
+    state.note_role(Role.MASTER)
+    assert RoleState(tmp_path / "state", run).role_of_this_boot() is Role.MASTER
+
+
+def test_verdict_files_begin_closed_and_are_one_digit(tmp_path: Path) -> None:
+    verdicts = Verdicts(tmp_path)
+    verdicts.adopt()
+    assert ((tmp_path / "verdict").read_text(), (tmp_path / "serving").read_text()) == ("1\n", "0\n")
+    assert verdicts.write(may_hold=True, serving=True)
+    assert not verdicts.write(may_hold=True, serving=True)
+    assert ((tmp_path / "verdict").read_text(), (tmp_path / "serving").read_text()) == ("0\n", "1\n")
+    # A runtime that is restarted finds them as they were.
+    Verdicts(tmp_path).adopt()
+    assert (tmp_path / "verdict").read_text() == "0\n"
+
+
+def test_a_code_is_read_as_people_write_it() -> None:
+    code = new_code(HOST_KEY)
+    secret, shown = read_code(f" {code.lower().replace('-', ' ')} ")
+    assert shown == fingerprint(HOST_KEY)
+    assert len(secret) == 10
+    assert new_code(HOST_KEY) != code
+    with pytest.raises(InvalidSettingsError, match="not complete"):
+        read_code(code[:-1])
+
+
+def test_unfit_nodes_are_refused_with_every_reason() -> None:
+    own = {
+        "version": "1",
+        "schema": 1,
+        "mode": "standard",
+        "machine": "a",
+        "hostname": "one",
+        "service_address": "10.77.0.11/24",
+        "wall": time.time(),
+    }
+    fit = {**own, "machine": "b", "hostname": "two", "service_address": "10.77.0.12/24"}
+    refuse_unfit(own, fit, time.time())
+    unfit = {
+        **fit,
+        "version": "2",
+        "schema": 2,
+        "mode": "cloud",
+        "wall": time.time() - 5,
+        "machine": "a",
+        "hostname": "one",
+        "service_address": "10.99.0.12/24",
+    }
+    with pytest.raises(ConflictError) as refused:
+        refuse_unfit(own, unfit, time.time())
+    for word in ("version", "schema", "work mode", "clocks", "machine id", "called one", "same subnet"):
+        assert word in str(refused.value)
+
+
+def test_only_public_keys_are_pinned() -> None:
+    assert checked(f"{HOST_KEY} root@node") == HOST_KEY
+    for text in ("", "ssh-ed25519 x", f'command="rm" {HOST_KEY}', "-----BEGIN OPENSSH PRIVATE KEY-----"):
+        with pytest.raises(ValueError, match="no public key"):
+            checked(text)
+
+
+def test_the_client_trusts_the_pinned_keys_alone() -> None:
+    words = ssh_arguments(PAIR, ["heartbeat"])
+    assert words[0] == "ssh"
+    for option in (
+        "StrictHostKeyChecking=yes",
+        "IdentitiesOnly=yes",
+        "BatchMode=yes",
+        "GlobalKnownHostsFile=/dev/null",
+    ):
+        assert option in words
+    assert words[-2:] == ["10.78.0.12", "heartbeat"]
+
+
+def test_announcements_are_as_the_standards_have_them() -> None:
+    hardware = bytes.fromhex("024c00000001")
+    request, reply = gratuitous_arp(ip_address("10.77.0.200"), hardware)  # type: ignore[arg-type]
+    assert request[:6] == reply[:6] == b"\xff" * 6
+    assert request[20:22] == b"\0\1" and reply[20:22] == b"\0\2"
+    assert request[28:32] == request[38:42] == ip_address("10.77.0.200").packed
+    frame = unsolicited_advertisement(ip_address("fd77::200"), hardware)  # type: ignore[arg-type]
+    assert frame[:6] == bytes.fromhex("333300000001")
+    assert frame[54] == 136 and frame[58] == 0x20
+    total = sum(frame[index] << 8 | frame[index + 1] for index in range(22, 54, 2)) + 58 + 32
+    total += sum(frame[index] << 8 | frame[index + 1] for index in range(54, 86, 2))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    assert total == 0xFFFF
