@@ -11,7 +11,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from installer_site import Site, make_site, missing_programs
+from installer_site import Site
 
 from appliance.errors import BootTestError
 from iso.boot_test import BootResult, Expectation, Milestone, boot_test
@@ -38,22 +38,10 @@ def expectation(*leave_out: str) -> Expectation:
     return Expectation(tuple(Milestone(*step) for step in STEPS if step[0] not in leave_out), FAILURES)
 
 
-@pytest.fixture(scope="session")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
-    if missing := missing_programs():
-        pytest.skip(f"this host lacks {', '.join(missing)}")
-    return make_site(tmp_path_factory.mktemp("site"))
-
-
 def build(site: Site, command: str, output: Path, *more: str | Path, profile: str = "pbx") -> Path:
     done = site.run(command, *site.words(site.profile(profile), output, "--json", *more))
     assert done.returncode == 0, done.stdout + done.stderr
     return Path(json.loads(done.stdout)["path"])
-
-
-@pytest.fixture(scope="session")
-def medium(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(site, "iso", tmp_path_factory.mktemp("medium"), "--sign-key", site.key.secret)
 
 
 def start(

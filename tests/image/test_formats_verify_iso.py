@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import random
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
-from installer_site import Site, make_site, missing_programs
+from installer_site import Site
 
 from iso.iso9660 import Iso
 
@@ -17,49 +16,35 @@ pytestmark = [pytest.mark.image, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
-    if missing := missing_programs():
-        pytest.skip(f"this host lacks {', '.join(missing)}")
-    return make_site(tmp_path_factory.mktemp("site"))
-
-
-@pytest.fixture(scope="module")
-def medium(site: Site) -> Path:
+def signed(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Medium and manifest signed by one GPG key."""
-    profile = site.directory / "signed.toml"
+    directory = tmp_path_factory.mktemp("signed")
+    profile = directory / "signed.toml"
     text = site.profile("pbx").read_text()
     profile.write_text(f'{text}[signing]\ntool = "gpg"\nkey_file = "{site.key.secret}"\n')
-    done = site.run("iso", *site.words(profile, site.directory / "out", "--json"))
+    done = site.run("iso", *site.words(profile, directory / "out", "--json"))
     assert done.returncode == 0, done.stdout + done.stderr
     return Path(json.loads(done.stdout)["path"])
 
 
-@pytest.fixture(scope="module")
-def keyring(site: Site) -> Path:
-    target = site.directory / "trusted.gpg"
-    gpg = ["gpg", "--homedir", site.key.home, "--batch"]
-    subprocess.run([*gpg, "--output", target, "--export", "vendor"], check=True)
-    return target
-
-
-def test_one_key_vouches_for_all_of_it(site: Site, medium: Path, keyring: Path) -> None:
-    done = site.run("verify", medium, "--key", keyring, "--keyring", keyring, "--json")
+def test_one_key_vouches_for_all_of_it(site: Site, signed: Path, keyring: Path) -> None:
+    done = site.run("verify", signed, "--key", keyring, "--keyring", keyring, "--json")
     told = json.loads(done.stdout)
     assert told["findings"] == []
     assert done.returncode == 0
     assert told["signer"].startswith("GPG key ")
 
 
-def test_a_flipped_bit_names_the_file_on_the_medium(site: Site, medium: Path, tmp_path: Path) -> None:
-    for file in medium.parent.glob(f"{medium.name}*"):
+def test_a_flipped_bit_names_the_file_on_the_medium(site: Site, signed: Path, tmp_path: Path) -> None:
+    for file in signed.parent.glob(f"{signed.name}*"):
         shutil.copyfile(file, tmp_path / file.name)
-    copy = tmp_path / medium.name
+    copy = tmp_path / signed.name
     generator = random.Random(7)  # noqa: S311 (where to look, no secret)
-    with Iso(medium) as iso:
+    with Iso(signed) as iso:
         packages = [path for path in iso.below("AppStream") if path.endswith(".rpm")]
         victim = generator.choice(packages)
         content = iso.read(victim)
-    place = medium.read_bytes().index(content) + generator.randrange(len(content))
+    place = signed.read_bytes().index(content) + generator.randrange(len(content))
     with copy.open("r+b") as stream:
         stream.seek(place)
         byte = stream.read(1)[0]
@@ -71,7 +56,7 @@ def test_a_flipped_bit_names_the_file_on_the_medium(site: Site, medium: Path, tm
     assert f"{copy.name}: bytes " in done.stderr
 
 
-def test_diff_of_two_installers_names_packages_and_files(site: Site, medium: Path, tmp_path: Path) -> None:
+def test_diff_of_two_installers_names_packages_and_files(site: Site, signed: Path, tmp_path: Path) -> None:
     profile = tmp_path / "more.toml"
     text = site.profile("pbx").read_text()
     profile.write_text(
@@ -79,7 +64,7 @@ def test_diff_of_two_installers_names_packages_and_files(site: Site, medium: Pat
     )
     done = site.run("iso", *site.words(profile, tmp_path / "out", "--json"))
     assert done.returncode == 0, done.stdout + done.stderr
-    told = json.loads(site.run("diff", medium, json.loads(done.stdout)["path"], "--json").stdout)
+    told = json.loads(site.run("diff", signed, json.loads(done.stdout)["path"], "--json").stdout)
     assert [each["name"] for each in told["packages"] if not each["old"]] == ["edge-tool"]
     changed = {each["path"]: each["what"] for each in told["files"]}
     assert any("edge-tool" in path and what == "added" for path, what in changed.items())

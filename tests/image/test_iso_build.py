@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from installer_medium import Base, make_base, write_iso, write_tree
-from installer_site import Site, make_site, missing_programs
+from installer_site import Site
 
 from iso.inspect import inspect_iso
 from iso.iso9660 import Iso
@@ -24,32 +24,10 @@ from iso.iso9660 import Iso
 pytestmark = pytest.mark.image
 
 
-@pytest.fixture(scope="session")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
-    if missing := missing_programs():
-        pytest.skip(f"this host lacks {', '.join(missing)}")
-    return make_site(tmp_path_factory.mktemp("site"))
-
-
 def made(site: Site, output: Path, *more: str | Path, profile: str = "pbx") -> dict[str, object]:
     done = site.run("iso", *site.words(site.profile(profile), output, "--json", *more))
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout)
-
-
-@pytest.fixture(scope="session")
-def medium(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A signed installer; the package lock lies beside it."""
-    return Path(str(made(site, tmp_path_factory.mktemp("medium"), "--sign-key", site.key.secret)["path"]))
-
-
-@pytest.fixture(scope="session")
-def keyring(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    target = tmp_path_factory.mktemp("keyring") / "trusted.gpg"
-    subprocess.run(
-        ["gpg", "--homedir", site.key.home, "--batch", "--output", target, "--export", "vendor"], check=True
-    )
-    return target
 
 
 def lock_of(medium: Path) -> Path:

@@ -243,6 +243,43 @@ def test_an_interrupted_package_installation_leaves_no_mount_process_or_half(
     assert os.access("/dev/null", os.W_OK), "the host's own /dev is untouched"
 
 
+@pytest.mark.parametrize(
+    ("stage", "sign"),
+    [
+        ("environment-debian12", "output/upper/opt/centralino/environments/*/bin/python"),
+        ("root-debian12", "output/root/opt/centralino/venv/lib/python*/site-packages/daemon/errors.py"),
+    ],
+)
+def test_an_interrupted_installation_of_the_payload_leaves_no_mount_process_or_half(
+    built: dict[str, object], sources: Path, tmp_path: Path, stage: str, sign: str
+) -> None:
+    """Inside of `payload/install`: while the environment is made, and amid the roles."""
+    (tmp_path / "stages").mkdir()
+    for known in (Cache().directory / "stages").iterdir():
+        if known.name not in (stage, "root-debian12"):
+            (tmp_path / "stages" / known.name).symlink_to(known)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "appliance.cli", "image", "--platform", "debian12", "--format", "root"],
+        cwd=sources,
+        env={**os.environ, "PYTHONPATH": str(sources), "CENTRALINO_CACHE": str(tmp_path)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not list((tmp_path / "stages" / stage).glob(f".partial-*/{sign}")):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "interrupted" in errors
+    assert list((tmp_path / "stages" / stage).iterdir()) == []
+    assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
+    processes = run(["ps", "-eo", "args"]).output.splitlines()
+    assert [line for line in processes if str(tmp_path) in line] == []
+
+
 def test_the_almalinux_description_is_what_kiwi_would_get(tmp_path: Path) -> None:
     """Its packages cannot be installed without a mirror of it; the stage is ready up to that point."""
     profile, platform = load_profile(Path("pbx-almalinux8")), load_platform("almalinux8")
