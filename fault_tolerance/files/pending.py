@@ -32,30 +32,40 @@ class Pending:
     changed: dict[str, float] = field(default_factory=dict)
     gone: dict[str, float] = field(default_factory=dict)
     sending: dict[str, float] = field(default_factory=dict)
+    # New files that the peer has never had: whether they go is nobody's loss.
+    _unsent: set[str] = field(default_factory=set)
     _losses: deque[tuple[float, int]] = field(default_factory=deque)
 
-    def note_changed(self, path: str, moment: float, *, new: int = 0) -> None:
-        """A path is there, with contents that the peer may not have; `new` files came with it."""
+    def note_changed(self, path: str, moment: float, *, new: int = 0, back: int = 0) -> None:
+        """A path is there, with contents that the peer may not have. `new` files came with it; `back` of them
+        had been counted as lost when they were renamed."""
         self.gone.pop(path, None)
         self.changed.setdefault(path, moment)
         self.files += new
-        if new:
-            self._losses.append((moment, -new))
+        if new and not back:
+            self._unsent.add(path)
+        if back:
+            self._losses.append((moment, -back))
 
-    def note_born(self, moment: float) -> None:
+    def note_born(self, path: str) -> None:
         """A file began to be; that it is whole is told later."""
         self.files += 1
-        self._losses.append((moment, -1))
+        self._unsent.add(path)
 
-    def note_gone(self, path: str, moment: float, *, lost: int = 1) -> None:
-        """It is not there any more, and `lost` files with it."""
+    def note_gone(self, path: str, moment: float, *, lost: int = 1) -> int:
+        """It is not there any more, and `lost` files with it; how many of them the peer may have."""
         self.changed.pop(path, None)
         self.gone.setdefault(path, moment)
         self.files = max(0, self.files - lost)
-        self._losses.append((moment, lost))
+        unsent = {name for name in self._unsent if name == path or name.startswith(f"{path}/")}
+        self._unsent -= unsent
+        counted = max(0, lost - len(unsent))
+        if counted:
+            self._losses.append((moment, counted))
+        return counted
 
     def lost_lately(self, now: float) -> int:
-        """How many files went away within the window, less those that came."""
+        """How many files went away within the window, less those that only got another name."""
         while self._losses and self._losses[0][0] < now - WINDOW_SECONDS:
             self._losses.popleft()
         return max(0, sum(count for _, count in self._losses))
@@ -84,6 +94,7 @@ class Pending:
 
     def sent(self) -> None:
         """What was taken is on the peer."""
+        self._unsent.difference_update(self.sending)
         self.sending = {}
 
     def return_changed(self) -> None:

@@ -83,7 +83,7 @@ class Files:
                 sender.stop()
 
     def state(self) -> ReplicaState:
-        """See the contract. Files are no obstacle to a promotion: telephony without them is better than none."""
+        """See the contract. Files are no obstacle to a promotion: telephony goes before them."""
         sender = self._sender
         if sender is not None:
             problems = sender.problems()

@@ -55,6 +55,8 @@ class Watch:
         self._inotify = INotify()
         self._places: dict[int, tuple[_Watched, str]] = {}
         self._numbers: dict[tuple[str, str], int] = {}
+        # The last rename that began in a tree: its cookie, and how many files were counted as lost.
+        self._moved = (0, 0)
 
     def add(self, tree: Tree, pending: Pending) -> None:
         """Watch all directories of a tree and count its files. Raises StorageError."""
@@ -114,26 +116,31 @@ class Watch:
         watched, inside = place
         name = f"{inside}/{event.name}".lstrip("/")
         if event.mask & flags.ISDIR:
-            self._directory(watched, name, event.mask, now)
+            self._directory(watched, name, event, now)
         else:
-            self._file(watched, inside, name, event.mask, now)
+            self._file(watched, inside, name, event, now)
 
-    def _file(self, watched: _Watched, inside: str, name: str, mask: int, now: float) -> None:
-        flags, pending = self._flags, watched.pending
+    def _file(self, watched: _Watched, inside: str, name: str, event: Event, now: float) -> None:
+        flags, pending, mask = self._flags, watched.pending, event.mask
         if mask & (flags.DELETE | flags.MOVED_FROM):
             watched.counts[inside] = max(0, watched.counts.get(inside, 0) - 1)
-            pending.note_gone(name, now)
+            self._moved = (event.cookie, pending.note_gone(name, now))
         elif mask & (flags.CREATE | flags.MOVED_TO):
             watched.counts[inside] = watched.counts.get(inside, 0) + 1
             if mask & flags.MOVED_TO or _is_whole(watched.tree.path / name):
-                pending.note_changed(name, now, new=1)
+                pending.note_changed(name, now, new=1, back=self._back(event))
             else:
-                pending.note_born(now)
+                pending.note_born(name)
         else:
             pending.note_changed(name, now)
 
-    def _directory(self, watched: _Watched, name: str, mask: int, now: float) -> None:
-        flags, pending = self._flags, watched.pending
+    def _back(self, event: Event) -> int:
+        """How many files were counted as lost when this rename began."""
+        cookie, counted = self._moved
+        return counted if event.cookie and event.cookie == cookie else 0
+
+    def _directory(self, watched: _Watched, name: str, event: Event, now: float) -> None:
+        flags, pending, mask = self._flags, watched.pending, event.mask
         if mask & (flags.DELETE | flags.MOVED_FROM):
             below = [path for path in watched.counts if path == name or path.startswith(f"{name}/")]
             lost = sum(watched.counts.pop(path) for path in below)
@@ -143,9 +150,9 @@ class Watch:
                     self._places.pop(number, None)
                     if mask & flags.MOVED_FROM:
                         self._forget(number)
-            pending.note_gone(name, now, lost=lost)
+            self._moved = (event.cookie, pending.note_gone(name, now, lost=lost))
             return
-        pending.note_changed(name, now)
+        pending.note_changed(name, now, back=self._back(event))
         if mask & (flags.CREATE | flags.MOVED_TO):
             self._new_directory(watched, name, now)
 

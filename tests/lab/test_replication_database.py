@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import threading
 import time
@@ -16,15 +15,17 @@ from appliance.lab_host import LabError, wait_for
 
 pytestmark = pytest.mark.lab
 
+ROWS = "CREATE TABLE centralino.rows (n INT PRIMARY KEY) ENGINE=InnoDB"
+BULK = "CREATE TABLE IF NOT EXISTS bulk (n INT AUTO_INCREMENT PRIMARY KEY, text LONGTEXT) ENGINE=InnoDB"
+EVIDENCE = "/var/lib/centralino/fault-tolerance/database/evidence"
+
 
 @pytest.fixture(scope="module")
 def members(lab_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Member, Member]]:
     with pair_of_nodes(lab_root, tmp_path_factory.mktemp("replication") / "lab") as made:
         first, second = made
         first.call("database.make_writable", 30)
-        first.sql(
-            "CREATE TABLE centralino.rows (n INT PRIMARY KEY) ENGINE=InnoDB; INSERT INTO centralino.rows VALUES (1)"
-        )
+        first.sql(f"{ROWS}; INSERT INTO centralino.rows VALUES (1)")
         second.call("database.follow", 30)
         second.clear(limit_seconds=120)
         yield made
@@ -54,9 +55,6 @@ def test_pairing_seeds_the_slave_which_then_follows_synchronously(members: tuple
     in_step(master, slave)
     state = slave.state()
     assert state["lag_milliseconds"] is not None
-    assert {master.sql("SELECT @@server_id").output, slave.sql("SELECT @@server_id").output} >= {
-        master.sql("SELECT @@server_id").output
-    }
     assert master.sql("SELECT @@server_id").output != slave.sql("SELECT @@server_id").output
     assert not slave.node.path("/var/lib/mysql/data.old").exists()
 
@@ -126,7 +124,7 @@ def test_returning_master_behind(members: tuple[Member, Member]) -> None:
     in_step(new, old)
     assert {40, 41, 42} <= old.rows()
     assert promoted < 3, promoted
-    assert not list(old.node.path("/var/lib/centralino/fault-tolerance/database/evidence").glob("*.sql"))
+    assert not list(old.node.path(EVIDENCE).glob("*.sql"))
 
 
 def test_returning_master_ahead(members: tuple[Member, Member]) -> None:
@@ -170,18 +168,14 @@ def test_errant_write_on_the_slave(members: tuple[Member, Member]) -> None:
     slave.clear()
     in_step(master, slave)
     assert 60 not in slave.rows()
-    evidence = slave.node.run(
-        ["sh", "-c", "cat /var/lib/centralino/fault-tolerance/database/evidence/*.sql"]
-    ).output
+    evidence = slave.node.run(["sh", "-c", f"cat {EVIDENCE}/*.sql"]).output
     assert re.search(r"###\s+@1=60\b", evidence)
-    slave.node.run(["sh", "-c", "rm /var/lib/centralino/fault-tolerance/database/evidence/*.sql"])
+    slave.node.run(["sh", "-c", f"rm {EVIDENCE}/*.sql"])
 
 
 def fill(master: Member, megabytes: int) -> None:
-    master.sql(
-        "USE centralino; CREATE TABLE IF NOT EXISTS centralino.bulk (n INT AUTO_INCREMENT PRIMARY KEY, text LONGTEXT) ENGINE=InnoDB;"
-        + f"INSERT INTO centralino.bulk (text) SELECT REPEAT(MD5(RAND()), 31250) FROM seq_1_to_{megabytes};"
-    )
+    bulk = f"INSERT INTO bulk (text) SELECT REPEAT(MD5(RAND()), 31250) FROM seq_1_to_{megabytes}"
+    master.sql(f"USE centralino; {BULK}; {bulk};")
 
 
 def test_seeding_interrupted(members: tuple[Member, Member]) -> None:
@@ -241,7 +235,7 @@ def test_a_frozen_database_cannot_hold_up_the_demotion(members: tuple[Member, Me
 
 
 def test_first_start_survives_power_cuts(lab_root: Path, tmp_path: Path) -> None:
-    """Cut the power at moments of the first start, until one start comes to its end: always a whole database."""
+    """Cut the power at moments of the first start, until one start comes to its end: it is always whole."""
     from replication_pair import bring_roles
 
     from appliance.lab import Lab
@@ -252,13 +246,11 @@ def test_first_start_survives_power_cuts(lab_root: Path, tmp_path: Path) -> None
         node.disk.mount()
         bring_roles(node)
         node.disk.unmount()
-        seen = set()
         home = node.path("/var/lib/mysql")
         for name in ("data.new", "data.new/ibdata1", "data.new/mysql", "data.new/sys", "data"):
             node.power_on(wait=False)
             wait_for(lambda name=name: (home / name).exists(), 60, name)
             node.power_off()
-            seen.add(name)
         node.power_on(120)
         node.wait_active("centralino-database.service", 60)
         assert (
@@ -266,4 +258,3 @@ def test_first_start_survives_power_cuts(lab_root: Path, tmp_path: Path) -> None
             == 2
         )
         assert not (home / "data.new").exists()
-        assert json.dumps(sorted(seen))

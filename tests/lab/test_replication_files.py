@@ -57,7 +57,8 @@ def in_step(first: Member, second: Member, limit_seconds: float = 60) -> None:
 
 def test_files_arrive_with_owner_mode_and_contents(members: tuple[Member, Member]) -> None:
     first, second = members
-    make = f"cd {VOICEMAIL}/1000/INBOX; echo hello > m.tmp; chown asterisk: m.tmp; chmod 640 m.tmp; mv m.tmp msg0000.txt"
+    steps = ("echo hello > m.tmp", "chown asterisk: m.tmp", "chmod 640 m.tmp", "mv m.tmp msg0000.txt")
+    make = "; ".join((f"cd {VOICEMAIL}/1000/INBOX", *steps))
     shell(first, f"{make}; mkdir -p {RECORDINGS}/2026/11; echo call > {RECORDINGS}/2026/11/call.wav")
     in_step(first, second)
     seen = shell(
@@ -94,17 +95,8 @@ def test_a_large_file_in_the_slow_lane_does_not_hold_up_voicemail(members: tuple
     first, second = members
     shell(first, f"head -c 30000000 /dev/urandom > {RECORDINGS}/large.wav")
     began = time.monotonic()
-    wait_for(
-        lambda: (
-            "partial"
-            in shell(
-                second,
-                f"ls -a {RECORDINGS}; ls -a {RECORDINGS}/.centralino-partial 2>/dev/null || true; ls -a {RECORDINGS} | grep large | sed s/large/partial/ || true",
-            )
-        ),
-        60,
-        "its beginning",
-    )
+    begun = f"ls -a {RECORDINGS} {RECORDINGS}/.centralino-partial 2>/dev/null || true"
+    wait_for(lambda: "large" in shell(second, begun), 60, "its beginning")
     shell(first, f"echo urgent > {VOICEMAIL}/urgent.txt")
     sent = time.monotonic()
     wait_for(lambda: "./urgent.txt" in names(second, VOICEMAIL), 10, "the message")

@@ -19,12 +19,67 @@ from fault_tolerance.files.watch import Watch
 
 # rsync(1) of 3.1.3, the version of AlmaLinux 8: the options that we use must be among these.
 KNOWN_TO_3_1_3 = frozenset(
-    "archive backup backup-dir bwlimit checksum compress delete delete-after delete-before delete-delay"
-    " delete-during delete-excluded delete-missing-args dirs dry-run exclude exclude-from files-from force from0"
-    " fuzzy group hard-links ignore-errors ignore-existing ignore-missing-args info inplace itemize-changes"
-    " links log-file max-delete max-size numeric-ids omit-dir-times one-file-system out-format owner partial"
-    " partial-dir perms progress protect-args prune-empty-dirs quiet recursive relative rsh rsync-path"
-    " size-only specials stats suffix temp-dir timeout times update verbose whole-file".split()
+    [
+        "archive",
+        "backup",
+        "backup-dir",
+        "bwlimit",
+        "checksum",
+        "compress",
+        "delete",
+        "delete-after",
+        "delete-before",
+        "delete-delay",
+        "delete-during",
+        "delete-excluded",
+        "delete-missing-args",
+        "dirs",
+        "dry-run",
+        "exclude",
+        "exclude-from",
+        "files-from",
+        "force",
+        "from0",
+        "fuzzy",
+        "group",
+        "hard-links",
+        "ignore-errors",
+        "ignore-existing",
+        "ignore-missing-args",
+        "info",
+        "inplace",
+        "itemize-changes",
+        "links",
+        "log-file",
+        "max-delete",
+        "max-size",
+        "numeric-ids",
+        "omit-dir-times",
+        "one-file-system",
+        "out-format",
+        "owner",
+        "partial",
+        "partial-dir",
+        "perms",
+        "progress",
+        "protect-args",
+        "prune-empty-dirs",
+        "quiet",
+        "recursive",
+        "relative",
+        "rsh",
+        "rsync-path",
+        "size-only",
+        "specials",
+        "stats",
+        "suffix",
+        "temp-dir",
+        "timeout",
+        "times",
+        "update",
+        "verbose",
+        "whole-file",
+    ]
 )
 
 
@@ -110,10 +165,27 @@ def test_a_large_share_is_never_deleted_and_a_few_always(lost: int, left: int) -
 def test_renames_are_no_losses() -> None:
     pending = Pending(files=100)
     for number in range(100):
-        pending.note_gone(f"old{number}", 1.0)
-        pending.note_changed(f"new{number}", 1.0, new=1)
+        counted = pending.note_gone(f"old{number}", 1.0)
+        pending.note_changed(f"new{number}", 1.0, new=1, back=counted)
     assert pending.refusal(2.0) is None
     assert pending.files == 100
+
+
+def test_what_the_peer_never_had_is_no_loss() -> None:
+    """Temporary files that come and go by the thousand stop nothing, and hide nothing."""
+    pending = Pending(files=100)
+    for number in range(500):
+        pending.note_born(f"tmp{number}")
+        pending.note_gone(f"tmp{number}", 1.0)
+    assert pending.refusal(2.0) is None
+    for number in range(200):
+        pending.note_born(f"new{number}")
+        pending.note_changed(f"new{number}", 2.0)
+        pending.take_changed()
+        pending.sent()
+    for number in range(200):
+        pending.note_gone(f"new{number}", 3.0)
+    assert pending.refusal(4.0) == "200 of 300 files vanished at once"
 
 
 def test_mass_deletion_is_refused_until_a_person_forgives() -> None:
