@@ -73,16 +73,22 @@ class AsteriskEvents:
         names = [line.partition("!")[0] for line in output.splitlines()]
         return [name for name in names if name.startswith("PJSIP/")]
 
-    def remote_address(self, channel: str) -> Address | None:
-        """Where a channel's signalling comes from; None if it is gone or says nothing."""
-        answer = self._manager.action(
-            Deadline(ACTION_LIMIT_SECONDS), "Getvar", Channel=channel, Variable="CHANNEL(pjsip,remote_addr)"
-        )
-        text = answer.get("Value", "")
+    def caller_address(self, channel: str) -> Address | None:
+        """Where the signalling of a call that came in comes from; None if it is gone or was not one."""
+        text = self._ask(channel, "CHANNEL(pjsip,remote_addr)")
         try:
             return ip_address(text.rpartition(":")[0].strip("[]"))
         except ValueError:
             return None
+
+    def called_address(self, channel: str) -> Address | None:
+        """Where a call that went out was sent; None if it is gone, or was sent to a name."""
+        hosts = _hosts(self._ask(channel, "CHANNEL(pjsip,target_uri)"))
+        return next(_addresses(hosts, resolve=False), None)
+
+    def _ask(self, channel: str, variable: str) -> str:
+        deadline = Deadline(ACTION_LIMIT_SECONDS)
+        return self._manager.action(deadline, "Getvar", Channel=channel, Variable=variable).get("Value", "")
 
 
 class _EventManager(Manager):

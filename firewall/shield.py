@@ -40,6 +40,8 @@ PHONE_SECONDS = 7500.0
 TRUNK_SECONDS = 2 * TRUNKS_SECONDS + 600
 LARGEST_TRUNK_NETWORK = 256
 MOST_PHONES = 100_000
+# Asterisk's channel states (asterisk/channelstate.h).
+RINGS_IN, UP = "4", "6"
 
 log = logging.getLogger(__name__)
 
@@ -205,7 +207,8 @@ class Shield:
             return
         if kind in ("Newchannel", "Newstate"):
             # Of a call that we make, the far end is known only when it answers.
-            self._follow(message.get("Channel", ""))
+            if message.get("ChannelState") in (RINGS_IN, UP):
+                self._follow(message.get("Channel", ""), came_in=message["ChannelState"] == RINGS_IN)
             return
         found = read_event(message, when)
         if isinstance(found, Authenticated):
@@ -289,7 +292,7 @@ class Shield:
         self._live = {
             channel: address
             for channel in events.live_channels()
-            if (address := events.remote_address(channel)) is not None
+            if (address := events.caller_address(channel) or events.called_address(channel)) is not None
         }
         self._events = events
         self._connected, self._trouble = True, ""
@@ -307,10 +310,11 @@ class Shield:
         ]
         self._put("phones", hosts)
 
-    def _follow(self, channel: str) -> None:
-        if not channel.startswith("PJSIP/") or channel in self._live or self._events is None:
+    def _follow(self, channel: str, *, came_in: bool) -> None:
+        events = self._events
+        if not channel.startswith("PJSIP/") or channel in self._live or events is None:
             return
-        address = self._events.remote_address(channel)
+        address = events.caller_address(channel) if came_in else events.called_address(channel)
         if address is not None:
             self._live[channel] = address
 
