@@ -51,6 +51,7 @@ def build(pair: Pair, channel: PeerChannel) -> DatabaseReplica:
 def dissolve(box: Platform | None = None, limit_seconds: float = 10.0) -> None:
     """This node stands alone again: its data stays and is writable. Raises CentralinoError."""
     from fault_tolerance.database import settings
+    from fault_tolerance.database.closing import DURABLE
     from fault_tolerance.database.session import session
 
     known = box or platform()
@@ -62,5 +63,6 @@ def dissolve(box: Platform | None = None, limit_seconds: float = 10.0) -> None:
             "SET GLOBAL rpl_semi_sync_slave_enabled = OFF",
             "SET GLOBAL rpl_semi_sync_master_enabled = OFF",
             "DELETE FROM centralino_pair.lineage",
+            *DURABLE,
             "SET GLOBAL read_only = OFF",
         )

@@ -12,6 +12,16 @@ from fault_tolerance.database.look import look
 from fault_tolerance.database.session import REPLICA_USER, Session, session
 
 APPLY_ROUND_SECONDS = 0.01
+# A slave writes to its disk once a second and not with each transaction, else it could not keep up with a
+# master whose clients write side by side: what it loses with its power the master still has.
+LAZY = ("SET GLOBAL innodb_flush_log_at_trx_commit = 2", "SET GLOBAL sync_binlog = 0")
+# A master writes each commit, and what came before the first as well.
+DURABLE = (
+    "SET GLOBAL innodb_flush_log_at_trx_commit = 1",
+    "SET GLOBAL sync_binlog = 1",
+    "FLUSH LOCAL ENGINE LOGS",
+    "FLUSH LOCAL BINARY LOGS",
+)
 # The server kills a client's session and answers at once; the session ends a moment later.
 KILL_ROUND_SECONDS = 0.05
 UNIT_LIMIT_SECONDS = 5.0

@@ -20,7 +20,7 @@ from daemon.files import ensure_directory
 from daemon.run import run
 from fault_tolerance.contracts import Channel, PeerChannel, Progress, ReplicaState
 from fault_tolerance.database import serve, settings
-from fault_tolerance.database.closing import drain, fence, shut
+from fault_tolerance.database.closing import DURABLE, LAZY, drain, fence, shut
 from fault_tolerance.database.evidence import Evidence, export
 from fault_tolerance.database.forward import Forward
 from fault_tolerance.database.gtid import Comparison, GtidState, classify, parse
@@ -114,6 +114,7 @@ class MariaDb:
                 f"SET GLOBAL server_id = {self._server.number}",
                 "SET GLOBAL rpl_semi_sync_slave_enabled = OFF",
                 "SET GLOBAL rpl_semi_sync_master_enabled = ON",
+                *DURABLE,
                 "SET GLOBAL read_only = OFF",
             )
             if not lineage_of(own):
@@ -283,6 +284,7 @@ class MariaDb:
                 f" MASTER_USER = '{REPLICA_USER}', MASTER_USE_GTID = slave_pos,"
                 " MASTER_CONNECT_RETRY = 1, MASTER_HEARTBEAT_PERIOD = 1",
                 "SET GLOBAL rpl_semi_sync_slave_enabled = ON",
+                *LAZY,
                 "START SLAVE",
             )
             self._note = ""

@@ -1,9 +1,7 @@
 """What a peer may have this node do: run `rsync --server` into a declared tree, in an epoch that is not past.
 
 Every word is held against what our own sender says; the place comes from this node's own list. A process that
-receives has a file that names it, so that a change of role ends what is on its way.
-
-    python -I -m fault_tolerance.files.receiver DIRECTORY EPOCH rsync --server ...
+receives has a file that names it (door.py), so that a change of role ends what is on its way.
 """
 
 from __future__ import annotations
@@ -19,10 +17,9 @@ from pathlib import Path
 
 from daemon.errors import NotAuthorizedError
 from daemon.files import ensure_directory, write_file
+from fault_tolerance.files import door
 from fault_tolerance.files.trees import PARTIAL, REMOVED, Markers, Tree
 
-CLOSED = "closed"
-EPOCH_FILE = "epoch"
 KEPT_SECONDS = 7 * 86400
 END_SECONDS = 2.0
 
@@ -49,12 +46,12 @@ class Gate:
 
     def open(self, epoch: int) -> None:
         """Take what is of this epoch or newer; what an older one has on its way is ended."""
-        write_file(self._directory / EPOCH_FILE, f"{epoch}\n", mode=0o600)
+        write_file(self._directory / door.EPOCH_FILE, f"{epoch}\n", mode=0o600)
         self._end(lambda running: running < epoch)
 
     def shut(self) -> None:
         """Take nothing; what is on its way is ended."""
-        write_file(self._directory / EPOCH_FILE, f"{CLOSED}\n", mode=0o600)
+        write_file(self._directory / door.EPOCH_FILE, f"{door.CLOSED}\n", mode=0o600)
         self._end(lambda _running: True)
 
     def argv(self, words: Sequence[str]) -> list[str]:
@@ -69,14 +66,7 @@ class Gate:
         if not self._markers.is_present(tree):
             ensure_directory(tree.path, 0o755)
         self._markers.check(tree)
-        program = [
-            sys.executable,
-            "-I",
-            "-m",
-            "fault_tolerance.files.receiver",
-            str(self._directory),
-            str(epoch),
-        ]
+        program = [sys.executable, "-I", "-S", door.__file__, str(self._directory), str(epoch)]
         return [*program, "rsync", "--server", *options, ".", f"{tree.path}/"]
 
     def _end(self, which: Callable[[int], bool]) -> None:
@@ -111,20 +101,15 @@ def parse(words: Sequence[str]) -> tuple[list[str], int, str]:
 
 def allowed(directory: Path, epoch: int) -> None:
     """Raises NotAuthorizedError for a sender of an older epoch, or when this node takes nothing."""
-    text = (directory / EPOCH_FILE).read_text().strip()
-    if text == CLOSED:
-        raise NotAuthorizedError("this node takes no files: it is not slave")
-    if epoch < int(text):
-        raise NotAuthorizedError(
-            f"the sender's epoch {epoch} is older than {text}: it is not master any more"
-        )
+    if why := door.refusal(str(directory), epoch):
+        raise NotAuthorizedError(why)
 
 
 def running(directory: Path) -> Iterable[tuple[Path, int, int]]:
     """Each process that receives: its file, its number, its epoch."""
-    for file in directory.glob("receiving-*"):
+    for file in directory.glob(f"{door.PREFIX}*"):
         with suppress(OSError, ValueError):
-            yield file, int(file.name.partition("-")[2]), int(file.read_text())
+            yield file, int(file.name.removeprefix(door.PREFIX)), int(file.read_text())
 
 
 def forget_old(trees: Iterable[Tree], now: float) -> None:
@@ -146,29 +131,8 @@ def _end_process(process: int) -> None:
         limit = time.monotonic() + seconds
         while time.monotonic() < limit:
             try:
-                # rsync forks: both halves are in the process group that `main` made.
+                # rsync forks: both halves are in the process group that the door made.
                 os.killpg(process, number)
             except ProcessLookupError:
                 return
             time.sleep(0.02)
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Name this process, look once more whether it may, become rsync."""
-    directory, epoch = Path(arguments[0]), int(arguments[1])
-    with suppress(PermissionError):  # a leader of its session already is one of its group
-        os.setpgid(0, 0)
-    for file, process, _ in running(directory):
-        if not Path(f"/proc/{process}").exists():
-            file.unlink(missing_ok=True)
-    (directory / f"receiving-{os.getpid()}").write_text(str(epoch))
-    try:
-        allowed(directory, epoch)
-        os.execvp(arguments[2], list(arguments[2:]))  # noqa: S606
-    except (NotAuthorizedError, OSError) as error:
-        sys.stderr.write(f"{error}\n")
-    return 1
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import secrets
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from pathlib import Path
 from daemon.errors import CancelledError, CentralinoError, CommandFailedError, UnavailableError
 from daemon.files import ensure_directory
 from fault_tolerance.contracts import Channel, PeerChannel, Progress, ReplicaState
+from fault_tolerance.files import dial
 from fault_tolerance.files.receiver import Gate, forget_old
 from fault_tolerance.files.sender import Sender
 from fault_tolerance.files.trees import Markers, Tree
@@ -59,7 +61,7 @@ class Files:
         """See the contract."""
         with self._turn:
             self.stop()
-            shell = self._channel.remote_shell(Channel.FILES)
+            shell = [sys.executable, "-I", "-S", dial.__file__, *self._channel.command(Channel.FILES)]
             sender = Sender(self._trees, self._markers, shell, epoch, self._kilobytes)
             sender.start()
             self._sender = sender

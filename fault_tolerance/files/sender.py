@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 
 from daemon.errors import CentralinoError, StorageError, UnavailableError
 from fault_tolerance.contracts import Progress
-from fault_tolerance.files import rsync
+from fault_tolerance.files import dial, rsync
 from fault_tolerance.files.pending import FEW, Pending, refusal
 from fault_tolerance.files.trees import Markers, SourceLostError, Tree, files_below
 from fault_tolerance.files.watch import Watch
 
 log = logging.getLogger(__name__)
 
-GATHER_SECONDS = 0.1
+GATHER_SECONDS = 0.05
 IDLE_SECONDS = 0.5
 RETRY_SECONDS = 1.0
 LONGEST_RETRY_SECONDS = 15.0
@@ -366,7 +366,7 @@ class Sender:
                 return
 
     def _ends(self, book: Book) -> tuple[str, str]:
-        return f"{book.tree.path}/", f"peer:{self._epoch}/{book.tree.name}/"
+        return f"{book.tree.path}/", f"{dial.HOST}:{self._epoch}/{book.tree.name}/"
 
     def _wake(self) -> None:
         for wake in self._wakes.values():

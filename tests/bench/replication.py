@@ -33,7 +33,7 @@ DECLARED = f'[[tree]]\nname = "ours"\npath = "{OURS}"\nurgent = true\n'
 BASE, ARRIVAL = "replication of the database", "replication of files: begin of writing to arrival"
 NO_PEER, STOCK = "no peer", "stock lsyncd"
 CAP_KILOBYTES = 2_000
-CAP_FILE_BYTES = 24_000_000
+CAP_FILE_BYTES = 60_000_000
 FILES, FILES_SECONDS, FILE_BYTES = 1000, 60, 20_000
 # What lsyncd's manual calls the default, with the key that the nodes have for it.
 LSYNCD = """

@@ -46,9 +46,6 @@ class Channel:
     def command(self, channel: str, words: Sequence[str] = ()) -> list[str]:
         return [*self._ssh, self._peer, shlex.join([str(channel), *words])]
 
-    def remote_shell(self, channel: str) -> list[str]:
-        return [sys.executable, __file__, "shell", self._peer.split("@")[1], str(channel)]
-
 
 class Agent:
     """Both parts of a node and the heartbeats between the two nodes."""
@@ -158,9 +155,6 @@ def main(arguments: list[str]) -> int:
             Agent(own, peer, trees[0] if trees else "").serve()
         case ["call", method, *words]:
             print(json.dumps(call(method, *(json.loads(word) for word in words))))
-        case ["shell", peer, channel, _host, *words]:
-            argv = Channel(peer).command(channel, words)
-            os.execvp(argv[0], argv)  # noqa: S606
         case ["serve"]:
             return serve()
     return 0
