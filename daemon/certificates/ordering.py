@@ -134,8 +134,8 @@ def directory_trouble(service: Service) -> str | None:
 def order(service: Service, names: Sequence[str], kind: str, webroot: Path, limit_seconds: float) -> Ordered:
     """Get a certificate for `names`; `kind` is a value of KeyType.
 
-    An account that the service has forgotten is made anew. Raises OrderError, which carries the account if one
-    stands by then: nothing else of the attempt stays.
+    An account that the service has forgotten is made anew. Raises OrderError, which carries the account if
+    one stands by then: nothing else of the attempt stays.
     """
     account = None if service.account is None else _Account.read(service.account)
     try:
@@ -163,7 +163,7 @@ def _order(
                 account = _register(found, account_key, service.contact)
             network.account = account.registration
             key = making.make_key(kind)
-            deadline = datetime.now() + timedelta(seconds=limit_seconds)  # noqa: DTZ005 - the library's own
+            deadline = datetime.now() + timedelta(seconds=limit_seconds)
             ordered = found.new_order(making.request(key, names).encode())
             with _answered(found, ordered, account_key, webroot):
                 ordered = found.poll_and_finalize(ordered, deadline)

@@ -12,10 +12,31 @@ from appliance.cli_common import errors_to_exit_codes, run_command
 from appliance.demo import wait_healthy
 from appliance.lab import Lab
 from appliance.lab_cli import built_root
-from tests.bench import build, firewall, idle, images, installer, interface, network, recovery, rows
+from tests.bench import (
+    build,
+    certificates,
+    firewall,
+    idle,
+    images,
+    installer,
+    interface,
+    network,
+    recovery,
+    rows,
+)
 from tests.bench.nodes import install_peers, start_peers
 
-GROUPS = ("interface", "idle", "network", "firewall", "recovery", "build", "images", "installer")
+GROUPS = (
+    "interface",
+    "idle",
+    "network",
+    "certificates",
+    "firewall",
+    "recovery",
+    "build",
+    "images",
+    "installer",
+)
 
 
 @click.command()
@@ -55,6 +76,13 @@ def bench(only: tuple[str, ...], runs: int | None, root: Path | None, output: Pa
                     node.power_on(120)
                     wait_healthy(node, 60)
                     found += network.measure(node, **given)
+            if "certificates" in chosen:
+                with Lab(tree, Path(folder) / "lab") as lab:
+                    console.print("> replace certificates under calls")
+                    node = lab.add_node()
+                    node.power_on(120)
+                    wait_healthy(node, 60)
+                    found += certificates.measure(lab, node, **given)
             if "firewall" in chosen:
                 with Lab(tree, Path(folder) / "lab") as lab:
                     console.print("> attack, flood and block")
