@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import struct
 import urllib.error
 import urllib.request
@@ -12,7 +14,7 @@ import pytest
 
 from appliance.errors import HostError, InputError
 from iso import qemu
-from iso.boot_test import load_expectation
+from iso.boot_test import Expectation, Milestone, _Watcher, load_expectation
 from iso.network_boot import serving
 from iso.pxe import check_url
 from iso.qemu import Attachment, Firmware, Machine
@@ -109,3 +111,32 @@ def test_an_address_that_no_boot_loader_could_use_is_refused(url: str) -> None:
     with pytest.raises(InputError):
         check_url(url)
     assert check_url("http://boot.example:8080/pbx/") == "http://boot.example:8080/pbx"
+
+
+def test_an_answer_is_typed_once_its_milestone_was_said(tmp_path: Path) -> None:
+    console, machine = os.pipe()
+    keyboard = io.BytesIO()
+    os.write(machine, b"login: root (automatic login)\r\nroot@box:~# ")
+    os.close(machine)
+    milestones = (
+        Milestone("login", "automatic login", 5),
+        Milestone("shell", r"root@\S+:~# ", 5, "true\n"),
+        Milestone("never", "this is not said", 5, "not typed\n"),
+    )
+    with (tmp_path / "log").open("wb") as log:
+        watcher = _Watcher(console, keyboard, log, Expectation(milestones), lambda title, seconds: None)
+        watcher.watch()
+    os.close(console)
+    assert keyboard.getvalue() == b"true\n"
+    assert watcher.problem == "the machine went off before `never`"
+
+
+@pytest.mark.parametrize("name", ["installer", "live", "disk"])
+def test_the_shipped_milestones_can_be_read(name: str) -> None:
+    assert load_expectation(name).milestones
+
+
+def test_milestones_of_a_file_may_answer(tmp_path: Path) -> None:
+    file = tmp_path / "own.toml"
+    file.write_text('[[milestone]]\ntitle = "a"\npattern = "b"\nseconds = 1\nanswer = "c\\n"\n')
+    assert load_expectation(str(file)).milestones == (Milestone("a", "b", 1.0, "c\n"),)
