@@ -69,7 +69,7 @@ def test_there_are_units_to_check() -> None:
         "centralinod.service",
         "centralino-first-boot.service.j2",
         "asterisk-unit.conf.j2",
-        "mariadb.conf",
+        "mariadb-unit.conf.j2",
     } <= names
 
 
