@@ -49,7 +49,7 @@ def obstacles(facts: Facts) -> frozenset[Obstacle]:
         Obstacle.STEPPED_DOWN: facts.stepped_down,
         Obstacle.TOO_MANY_MOVES: facts.moves >= MOST_MOVES_AN_HOUR,
         Obstacle.SHUTTING_DOWN: facts.shutting_down,
-        Obstacle.MANUAL_MODE: facts.manual,
+        Obstacle.MANUAL_MODE: facts.manual and not _both_begin(facts),
         Obstacle.CLOCK_SKEW: facts.skew is not None and abs(facts.skew) > SKEW_SECONDS,
     }
     if heard is not None:
@@ -67,6 +67,19 @@ def obstacles(facts: Facts) -> frozenset[Obstacle]:
         if not facts.database_answers:
             missing.add(Obstacle.REPLICA_BROKEN)
     return frozenset(missing)
+
+
+def _both_begin(facts: Facts) -> bool:
+    """In cloud mode too, two nodes that both begin need no person: the public address is where it was, at the
+    one that was master last, and that one's rank is the greater."""
+    heard = facts.heard
+    return (
+        facts.role is Role.JOINING
+        and facts.link is Link.UP
+        and heard is not None
+        and heard.role is Role.JOINING
+        and facts.rank.mastered > heard.rank.mastered
+    )
 
 
 def _peer_newer(facts: Facts, heard: Heartbeat) -> bool:

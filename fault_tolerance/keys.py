@@ -7,6 +7,7 @@ restricted to one forced command; the peer's also to the peer's address, a guest
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 import sys
 from collections.abc import Sequence
@@ -22,6 +23,8 @@ from fault_tolerance.peer_link import HOST_ALIAS
 
 PEER_FILE = STATE / "peer-key"
 GUEST_FILE = STATE / "guest-key"
+log = logging.getLogger(__name__)
+
 _KEY = re.compile(r"(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(256|384|521)) [A-Za-z0-9+/]{20,2000}={0,3}")
 
 
@@ -29,10 +32,20 @@ def own_public_key() -> str:
     """This node's key for the peer link, made when it is first asked for: `TYPE BASE64`."""
     ensure_directory(STATE, 0o700)
     public = KEY_FILE.with_suffix(".pub")
-    if not (KEY_FILE.exists() and public.exists()):
-        KEY_FILE.unlink(missing_ok=True)
-        public.unlink(missing_ok=True)
-        run(["ssh-keygen", "-q", "-t", "ecdsa", "-b", "256", "-N", "", "-C", "", "-f", str(KEY_FILE)])
+    try:
+        if KEY_FILE.stat().st_size:
+            return checked(public.read_text())
+    except (OSError, ValueError):
+        log.info("this node gets a key for the peer link")
+    # ssh-keygen does not sync what it writes: after a power loss the key would be empty.
+    fresh = KEY_FILE.with_name("key-new")
+    for path in (fresh, fresh.with_suffix(".pub")):
+        path.unlink(missing_ok=True)
+    run(["ssh-keygen", "-q", "-t", "ecdsa", "-b", "256", "-N", "", "-C", "", "-f", str(fresh)])
+    write_file(KEY_FILE, fresh.read_bytes(), mode=0o600)
+    write_file(public, fresh.with_suffix(".pub").read_bytes())
+    for path in (fresh, fresh.with_suffix(".pub")):
+        path.unlink()
     return checked(public.read_text())
 
 

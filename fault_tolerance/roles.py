@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from fault_tolerance.view import OVERRIDABLE, SERVING, Link, Role, View, Vrrp, Wish, Work
+from fault_tolerance.view import OVERRIDABLE, SERVING, Link, Obstacle, Role, View, Vrrp, Wish, Work
 
 
 class Action(StrEnum):
@@ -57,10 +57,15 @@ class Decision:
 
 
 def may_promote(view: View) -> bool:
-    """Whether this node may promote itself now: no obstacle, or a forced wish over overridable ones."""
+    """Whether this node may promote itself now: no obstacle, or a forced wish over overridable ones.
+
+    In cloud mode the wish itself is what is missing, so it needs no force.
+    """
     if not view.obstacles:
         return True
-    return view.wish is Wish.MASTER and view.forced and view.obstacles <= OVERRIDABLE
+    if view.wish is not Wish.MASTER:
+        return False
+    return view.obstacles <= (OVERRIDABLE if view.forced else {Obstacle.MANUAL_MODE})
 
 
 def address_verdict(view: View) -> str | None:

@@ -44,6 +44,8 @@ ADDRESS_GRACE_SECONDS = 0.6
 YIELD_SECONDS = (3.0, 10.0, 30.0, 60.0)
 ANNOUNCE_AFTER_SECONDS = (0.0, 1.0, 3.0)
 STEPS_AT_ONCE = 6
+# In a cloud: how long the peer must be silent before its provider is asked.
+CLOUD_SILENCE_SECONDS = 5.0
 
 log = logging.getLogger(__name__)
 
@@ -112,6 +114,8 @@ class Runtime:
         self._link_state = Link.NEVER
         self._cluster_sent = ""
         self._followed = False
+        self._asking_provider = False
+        self._peer_confirmed_dead = False
 
     # --- life ---------------------------------------------------------------------------------------------
 
@@ -287,8 +291,31 @@ class Runtime:
     def _vrrp(self) -> Vrrp:
         if not self.pair.cloud:
             return self.vrrp.state
-        # Without VRRP the provider is the second signal; without its hook there is none (see cloud.py).
-        return Vrrp.MASTER if self.role in SERVING else Vrrp.BACKUP
+        # Without VRRP the provider is the second signal; without its hook there is none.
+        return Vrrp.MASTER if self.role in SERVING or self._peer_confirmed_dead else Vrrp.BACKUP
+
+    def _ask_provider(self) -> None:
+        """In cloud mode with a hook: once the peer is silent, have the provider say that it does not run."""
+        hook, silent = self._hook, self.link.silent_for()
+        if self.link.state is Link.UP:
+            self._peer_confirmed_dead = False
+        if hook is None or self._asking_provider or self._peer_confirmed_dead or self.obstacles:
+            return
+        if self.role is not Role.SLAVE or self.link.state is not Link.LOST:
+            return
+        if silent is None or silent < CLOUD_SILENCE_SECONDS:
+            return
+        self._asking_provider = True
+
+        def ask() -> None:
+            try:
+                hook("confirm")
+                self._peer_confirmed_dead = self.link.state is Link.LOST
+            finally:
+                self._asking_provider = False
+                self.wake()
+
+        self.executor.background("provider", ask)
 
     # --- the loop's parts ---------------------------------------------------------------------------------
 
@@ -357,6 +384,8 @@ class Runtime:
             # What this node has is now the data of that mastery.
             self._keep(lambda: self.state.change(mastered=heard.rank.mastered))
         self._send_cluster()
+        if self.pair.cloud:
+            self._ask_provider()
         self._on_change()
 
     def _send_cluster(self) -> None:

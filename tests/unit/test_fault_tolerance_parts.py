@@ -169,6 +169,16 @@ def test_who_follows_nobody_need_not_replicate_but_must_have_a_whole_database() 
     assert obstacles(replace(alone, database=half)) == {Obstacle.SEEDING}
 
 
+def test_in_a_cloud_only_two_beginners_need_no_person() -> None:
+    slave = replace(FOLLOWING, manual=True)
+    assert Obstacle.MANUAL_MODE in obstacles(slave)
+    begins = Heartbeat(Role.JOINING, 3, Rank(2, 100, 2), version="1", schema=1)
+    both = replace(slave, role=Role.JOINING, heard=begins)
+    assert obstacles(both) == frozenset()
+    assert Obstacle.MANUAL_MODE in obstacles(replace(both, rank=Rank(2, 100, 1)))
+    assert Obstacle.MANUAL_MODE in obstacles(replace(both, heard=replace(begins, role=Role.OFF)))
+
+
 def test_a_masters_own_replication_is_no_obstacle() -> None:
     broken = ReplicaState(frozenset({Obstacle.REPLICA_BROKEN}))
     assert obstacles(replace(FOLLOWING, role=Role.MASTER, database=broken)) == frozenset()

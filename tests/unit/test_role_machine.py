@@ -156,6 +156,7 @@ def test_overriding_never_reaches_what_would_lose_data_or_cannot_work() -> None:
     for obstacle in Obstacle:
         view = slave(obstacles=frozenset({obstacle}), wish=Wish.MASTER, forced=True)
         assert may_promote(view) == (obstacle in OVERRIDABLE)
+        assert may_promote(replace(view, forced=False)) == (obstacle is Obstacle.MANUAL_MODE)
     assert not OVERRIDABLE & {Obstacle.REPLICA_BROKEN, Obstacle.SEEDING, Obstacle.CORE_FAILED}
 
 
