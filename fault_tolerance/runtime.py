@@ -12,13 +12,12 @@ import os
 import selectors
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from daemon.errors import CentralinoError, StorageError
 from daemon.run import run
 from fault_tolerance import addresses as kernel
-from fault_tolerance import silence
+from fault_tolerance import cluster, silence
 from fault_tolerance.addresses import Addresses
 from fault_tolerance.contracts import DatabaseReplica, FileReplica
 from fault_tolerance.executor import DATABASE_LIMIT_SECONDS, Executor, reboot
@@ -27,6 +26,7 @@ from fault_tolerance.heartbeat import INTERVAL_SECONDS, Heartbeat, decode, encod
 from fault_tolerance.pair import RUN, STATE, VRRP_RUN, Pair
 from fault_tolerance.pbx import Pbx
 from fault_tolerance.peer_link import PeerLink, Table
+from fault_tolerance.provider import Provider
 from fault_tolerance.roles import Action, Decision, address_verdict, decide
 from fault_tolerance.sights import INTERVAL_SECONDS as SIGHT_SECONDS
 from fault_tolerance.sights import ThirdParty
@@ -44,21 +44,9 @@ ADDRESS_GRACE_SECONDS = 0.6
 YIELD_SECONDS = (3.0, 10.0, 30.0, 60.0)
 ANNOUNCE_AFTER_SECONDS = (0.0, 1.0, 3.0)
 STEPS_AT_ONCE = 6
-# In a cloud: how long the peer must be silent before its provider is asked.
-CLOUD_SILENCE_SECONDS = 5.0
+SETTINGS_SECONDS = 30.0
 
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class CoreFacts:
-    """What centralinod says: whether the PBX core cannot run here, live calls, the cluster settings."""
-
-    failed: bool = False
-    calls: int | None = None
-    digest: str = ""
-    document: Table | None = None
-    core_unit: str = "asterisk.service"
 
 
 class Runtime:
@@ -87,7 +75,7 @@ class Runtime:
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         selector.register(self._wake_read, selectors.EVENT_READ, self._woken)
         self.state = RoleState(STATE, RUN)
-        self.core = CoreFacts()
+        self.core = cluster.Core()
         self.verdicts = Verdicts(VRRP_RUN)
         self.link = PeerLink(pair, selector, self._message, RUN / "met")
         self.addresses = Addresses(pair.shared, selector, self.changed)
@@ -112,10 +100,9 @@ class Runtime:
         self._announce: list[float] = []
         self._astray_since: float | None = None
         self._link_state = Link.NEVER
-        self._cluster_sent = ""
+        self._cluster_taken = ("", 0.0)
         self._followed = False
-        self._asking_provider = False
-        self._peer_confirmed_dead = False
+        self.provider = Provider(hook, self.executor.background, self.wake)
 
     # --- life ---------------------------------------------------------------------------------------------
 
@@ -292,30 +279,7 @@ class Runtime:
         if not self.pair.cloud:
             return self.vrrp.state
         # Without VRRP the provider is the second signal; without its hook there is none.
-        return Vrrp.MASTER if self.role in SERVING or self._peer_confirmed_dead else Vrrp.BACKUP
-
-    def _ask_provider(self) -> None:
-        """In cloud mode with a hook: once the peer is silent, have the provider say that it does not run."""
-        hook, silent = self._hook, self.link.silent_for()
-        if self.link.state is Link.UP:
-            self._peer_confirmed_dead = False
-        if hook is None or self._asking_provider or self._peer_confirmed_dead or self.obstacles:
-            return
-        if self.role is not Role.SLAVE or self.link.state is not Link.LOST:
-            return
-        if silent is None or silent < CLOUD_SILENCE_SECONDS:
-            return
-        self._asking_provider = True
-
-        def ask() -> None:
-            try:
-                hook("confirm")
-                self._peer_confirmed_dead = self.link.state is Link.LOST
-            finally:
-                self._asking_provider = False
-                self.wake()
-
-        self.executor.background("provider", ask)
+        return Vrrp.MASTER if self.role in SERVING or self.provider.peer_is_dead else Vrrp.BACKUP
 
     # --- the loop's parts ---------------------------------------------------------------------------------
 
@@ -385,28 +349,15 @@ class Runtime:
             self._keep(lambda: self.state.change(mastered=heard.rank.mastered))
         self._send_cluster()
         if self.pair.cloud:
-            self._ask_provider()
+            ready = self.role is Role.SLAVE and not self.obstacles
+            self.provider.look(self.link.state, self.link.silent_for(), ready=ready)
         self._on_change()
 
     def _send_cluster(self) -> None:
-        """The master's settings of cluster scope go to a peer that has others; an older epoch never sends."""
-        heard, core = self.heard, self.core
-        if self.role is not Role.MASTER or heard is None or core.document is None:
-            return
-        if self.link.state is not Link.UP or heard.role is not Role.SLAVE or heard.schema != self.pair.schema:
-            return
-        if not core.digest or heard.cluster == core.digest:
-            self._cluster_sent = ""
-            return
-        self.link.send_table(
-            {
-                "type": "settings",
-                "epoch": self.state.durable.epoch,
-                "schema": self.pair.schema,
-                "digest": core.digest,
-                "document": core.document,
-            }
-        )
+        heard = self.heard if self.link.state is Link.UP else None
+        message = cluster.offer(self.core, self.role, self.state.durable.epoch, self.pair.schema, heard)
+        if message is not None:
+            self.link.send_table(message)
 
     def _beat(self) -> None:
         beat = Heartbeat(
@@ -449,21 +400,19 @@ class Runtime:
             self._changed = True
 
     def _take_settings(self, table: Table) -> None:
-        """Only a slave takes settings, only from its master, only of its own schema and no older epoch."""
-        heard = self.heard
-        document = table.get("document")
-        epoch = table.get("epoch")
-        if self.role is not Role.SLAVE or heard is None or heard.role is not Role.MASTER:
-            return
-        if not isinstance(epoch, int) or epoch < self.state.durable.epoch:
-            log.warning("settings of an older epoch were refused")
-            return
-        if table.get("schema") != self.pair.schema or not isinstance(document, dict):
-            return
-        if table.get("digest") == self.core.digest or table.get("digest") == self._cluster_sent:
-            return
-        self._cluster_sent = str(table.get("digest"))
-        self._on_cluster(document)
+        refused = cluster.refusal(
+            table, self.core, self.role, self.state.durable.epoch, self.pair.schema, self.heard
+        )
+        document, digest = table.get("document"), str(table.get("digest"))
+        if refused is not None:
+            log.info("settings of the peer were not taken: %s", refused)
+        elif isinstance(document, dict):
+            now = time.monotonic()
+            taken, moment = self._cluster_taken
+            # The master repeats itself until they are in force; each attempt gets its time.
+            if digest != taken or now - moment > SETTINGS_SECONDS:
+                self._cluster_taken = digest, now
+                self._on_cluster(document)
 
     def _judge(self, now: float) -> None:
         self._notice_link(now)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from ipaddress import ip_address, ip_interface
 from pathlib import Path
 
 import pytest
 
-from daemon.errors import ConflictError, InvalidSettingsError, StorageError
-from fault_tolerance import heartbeat
+from daemon.errors import CommandFailedError, ConflictError, InvalidSettingsError, StorageError
+from fault_tolerance import cluster, heartbeat
 from fault_tolerance.announce import gratuitous_arp, unsolicited_advertisement
+from fault_tolerance.cluster import Core
 from fault_tolerance.contracts import ReplicaState
 from fault_tolerance.facts import MOST_MOVES_AN_HOUR, Facts, obstacles
 from fault_tolerance.heartbeat import Heartbeat
@@ -21,6 +24,7 @@ from fault_tolerance.keys import checked
 from fault_tolerance.pair import Pair, as_json, from_json, read
 from fault_tolerance.pairing import fingerprint, new_code, read_code, refuse_unfit
 from fault_tolerance.peer_link import ssh_arguments
+from fault_tolerance.provider import Provider
 from fault_tolerance.state import RoleState
 from fault_tolerance.verdicts import Verdicts
 from fault_tolerance.view import Link, Obstacle, Rank, Role, Sight
@@ -307,3 +311,59 @@ def test_announcements_are_as_the_standards_have_them() -> None:
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     assert total == 0xFFFF
+
+
+CORE = Core(digest="new", document={"schema": 1})
+FOLLOWER = Heartbeat(Role.SLAVE, 3, Rank(3, 90, 1), version="1", schema=1, cluster="old")
+LEADER = Heartbeat(Role.MASTER, 3, Rank(3, 90, 2), version="1", schema=1, cluster="new")
+
+
+def test_only_a_master_offers_settings_and_only_to_a_slave_that_has_others() -> None:
+    message = cluster.offer(CORE, Role.MASTER, 3, 1, FOLLOWER)
+    assert message is not None and message["document"] == {"schema": 1}
+    assert cluster.offer(CORE, Role.SLAVE, 3, 1, FOLLOWER) is None
+    assert cluster.offer(CORE, Role.MASTER, 3, 1, None) is None
+    assert cluster.offer(CORE, Role.MASTER, 3, 2, FOLLOWER) is None
+    assert cluster.offer(CORE, Role.MASTER, 3, 1, replace(FOLLOWER, role=Role.JOINING)) is None
+    assert cluster.offer(CORE, Role.MASTER, 3, 1, replace(FOLLOWER, cluster="new")) is None
+
+
+def test_settings_of_a_master_of_yesterday_overwrite_nothing() -> None:
+    message = cluster.offer(CORE, Role.MASTER, 3, 1, FOLLOWER)
+    assert message is not None
+    own = Core(digest="old", document={"schema": 1})
+    assert cluster.refusal(message, own, Role.SLAVE, 3, 1, LEADER) is None
+    assert "older epoch" in str(cluster.refusal(message, own, Role.SLAVE, 4, 1, LEADER))
+    assert "schema" in str(cluster.refusal(message, own, Role.SLAVE, 3, 2, LEADER))
+    assert cluster.refusal(message, own, Role.MASTER, 3, 1, LEADER) is not None
+    assert cluster.refusal(message, own, Role.SLAVE, 3, 1, replace(LEADER, role=Role.SLAVE)) is not None
+    assert cluster.refusal({**message, "document": []}, own, Role.SLAVE, 3, 1, LEADER) is not None
+
+
+def test_a_provider_is_asked_once_the_peer_is_silent_and_its_no_leaves_the_slave_a_slave() -> None:
+    asked: list[str] = []
+    verdict: list[Exception] = []
+
+    def hook(verb: str) -> None:
+        asked.append(verb)
+        if verdict:
+            raise verdict[0]
+
+    def now(_name: str, work: Callable[[], None]) -> None:
+        with suppress(CommandFailedError):
+            work()
+
+    provider = Provider(hook, now, lambda: None)
+    provider.look(Link.UP, 0.1, ready=True)
+    provider.look(Link.LOST, 2.0, ready=True)
+    provider.look(Link.LOST, 6.0, ready=False)
+    assert asked == []
+    verdict.append(CommandFailedError("the peer runs"))
+    provider.look(Link.LOST, 6.0, ready=True)
+    assert (asked, provider.peer_is_dead) == (["confirm"], False)
+    verdict.clear()
+    provider.look(Link.LOST, 8.0, ready=True)
+    assert provider.peer_is_dead
+    provider.look(Link.UP, 0.1, ready=True)
+    assert not provider.peer_is_dead
+    Provider(None, now, lambda: None).look(Link.LOST, 60.0, ready=True)
