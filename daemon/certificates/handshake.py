@@ -1,78 +1,83 @@
-"""A real TLS handshake with each consumer, to see which certificate it serves; in the helper process."""
+"""A real TLS handshake with each consumer, to see which certificate it serves.
+
+By `openssl s_client`, as the probe of the web server does: it runs for some milliseconds, where a TLS library
+would stay in the daemon's memory. What it prints is compared as it is; nothing is parsed here.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import socket
-import ssl
+import base64
+import binascii
+import re
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from hashlib import sha256
 
-from cryptography import x509
+from daemon.errors import CommandFailedError
+from daemon.run import run
 
 ONE_TRY_SECONDS = 2.0
 PAUSE_SECONDS = 0.05
+_CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----")
+_REFUSED = re.compile(r"errno=111|connection refused", re.IGNORECASE)
+_ERROR = re.compile(r"error:[0-9A-F]+:(?:SSL routines|lib\(\d+\)):[^:]*:([^:\n]+)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Served:
-    """What a port served last: `serial` and `fingerprint` are "" if there was no handshake, `trouble` says
-    why. `seconds` is the time from the first try to this answer."""
+    """What a port served last: the certificate in PEM, and its `fingerprint` (SHA-256 of the DER form, in
+    upper-case hexadecimal). Both are "" if there was no handshake; `trouble` says why."""
 
     name: str
-    serial: str
+    port: int
+    certificate: str
     fingerprint: str
     trouble: str
-    seconds: float
-
-    def as_json(self) -> dict[str, object]:
-        """All fields."""
-        return dict(vars(self))
 
 
-def serve_all(targets: Sequence[tuple[str, str, int]], wanted: str, limit_seconds: float) -> list[Served]:
-    """Ask (name, host, port) each until it serves the certificate with fingerprint `wanted`, or time is up.
+def serve_all(targets: Sequence[tuple[str, str, int]], wanted: str, patience_seconds: float) -> list[Served]:
+    """Ask (name, host, port) each until it serves the certificate with fingerprint `wanted`.
 
-    With `wanted` empty each is asked once.
+    Those that do not are asked again until `patience_seconds` have passed.
     """
-    with ThreadPoolExecutor(max(1, len(targets))) as pool:
-        waiting = [pool.submit(_until, *target, wanted, limit_seconds) for target in targets]
-        return [each.result() for each in waiting]
-
-
-def _until(name: str, host: str, port: int, wanted: str, limit_seconds: float) -> Served:
-    begin = time.monotonic()
+    end = time.monotonic() + patience_seconds
+    served = {target: ask(*target) for target in targets}
     while True:
-        served = _ask(name, host, port, begin)
-        if not wanted or served.fingerprint == wanted or time.monotonic() - begin >= limit_seconds:
-            return served
+        left = [target for target in targets if served[target].fingerprint != wanted]
+        if not left or time.monotonic() >= end:
+            return list(served.values())
         time.sleep(PAUSE_SECONDS)
+        served |= {target: ask(*target) for target in left}
 
 
-def _ask(name: str, host: str, port: int, begin: float) -> Served:
-    # Which certificate is served is the question, not whether anybody trusts it.
-    context = ssl.create_default_context()
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
+def ask(name: str, host: str, port: int) -> Served:
+    """One handshake. Which certificate is served is the question, not whether anybody trusts it."""
+    target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
-        with (
-            socket.create_connection((host, port), timeout=ONE_TRY_SECONDS) as plain,
-            context.wrap_socket(plain) as secure,
-        ):
-            encoded = secure.getpeercert(binary_form=True) or b""
-    except OSError as error:
-        return Served(name, "", "", _why(error), time.monotonic() - begin)
-    digits = f"{x509.load_der_x509_certificate(encoded).serial_number:X}"
-    serial = digits.zfill(len(digits) + len(digits) % 2)
-    fingerprint = hashlib.sha256(encoded).hexdigest().upper()
-    return Served(name, serial, fingerprint, "", time.monotonic() - begin)
+        done = run(["openssl", "s_client", "-connect", target], limit_seconds=ONE_TRY_SECONDS, check=False)
+    except CommandFailedError as error:
+        return Served(name, port, "", "", error.message)
+    found = _CERTIFICATE.search(done.output)
+    if found is None:
+        return Served(name, port, "", "", _why(done.errors))
+    return Served(name, port, found[0] + "\n", fingerprint(found[0]), "")
 
 
-def _why(error: OSError) -> str:
-    if isinstance(error, TimeoutError):
-        return "no answer in time"
-    if isinstance(error, ssl.SSLError):
-        return f"the TLS handshake failed: {error.reason or error}"
-    return error.strerror or str(error)
+def fingerprint(certificate: str) -> str:
+    """SHA-256 of the DER form of the first certificate in PEM; "" if there is none."""
+    found = _CERTIFICATE.search(certificate)
+    if found is None:
+        return ""
+    inner = "".join(line for line in found[0].splitlines() if not line.startswith("-----"))
+    try:
+        return sha256(base64.b64decode(inner)).hexdigest().upper()
+    except binascii.Error:
+        return ""
+
+
+def _why(errors: str) -> str:
+    if _REFUSED.search(errors):
+        return "connection refused"
+    found = _ERROR.search(errors)
+    return f"the TLS handshake failed: {found[1].strip()}" if found else "it closed without a handshake"

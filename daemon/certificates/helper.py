@@ -22,7 +22,6 @@ class Verb(StrEnum):
     SELF_SIGNED = "self-signed"
     REQUEST = "request"
     JUDGE = "judge"
-    HANDSHAKE = "handshake"
     ACME_CONDITIONS = "acme-conditions"
     ACME_ORDER = "acme-order"
     ACME_RENEWAL = "acme-renewal"

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 
 from daemon.alarms import Alarms
 from daemon.certificates.consumers import Consumer, Copy
+from daemon.certificates.handshake import Served, serve_all
 from daemon.certificates.helper import Ask, Verb
 from daemon.certificates.store import CertificateSet, Store
-from daemon.errors import ApplyFailedError, CentralinoError, StorageError
+from daemon.errors import ApplyFailedError, CentralinoError, StorageError, UnavailableError
 from daemon.files import ensure_directory, read_text, write_file
 from daemon.subsystem import JsonObject
 
@@ -27,7 +28,6 @@ LOOPBACK = "127.0.0.1"
 # A reload has ended when it returns, but nginx and coturn hand over to new workers a moment later.
 PROOF_SECONDS = 2.5
 PROOF_BEFORE_HARDER_SECONDS = 0.3
-HELPER_SECONDS = 15.0
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class Replacement:
         return all(_same(copy, wanted) for copy in _copies(self._consumers()))
 
     def prove(self, wanted: CertificateSet) -> list[Proof]:
-        """Ask everyone that runs which certificate it serves; changes nothing. Raises UnavailableError."""
+        """Ask everyone that runs which certificate it serves; changes nothing."""
         running = [consumer for consumer in self._consumers() if self._live and consumer.running()]
         return self._proofs(running, wanted, PROOF_BEFORE_HARDER_SECONDS)
 
@@ -155,17 +155,27 @@ class Replacement:
         return list(proofs.values())
 
     def _proofs(self, asked: Sequence[Consumer], wanted: CertificateSet, seconds: float) -> list[Proof]:
-        ports = {consumer.service.value: consumer.port for consumer in asked if consumer.port is not None}
-        if not ports:
-            return []
-        answer = self._ask(
-            Verb.HANDSHAKE,
-            limit_seconds=HELPER_SECONDS,
-            targets=[[name, LOOPBACK, port] for name, port in ports.items()],
-            fingerprint=wanted.facts.fingerprint,
-            patience_seconds=seconds,
-        )
-        return [_proof(served, ports, wanted) for served in answer["served"]]
+        targets = [
+            (consumer.service.value, LOOPBACK, consumer.port)
+            for consumer in asked
+            if consumer.port is not None
+        ]
+        return [
+            self._proof(served, wanted) for served in serve_all(targets, wanted.facts.fingerprint, seconds)
+        ]
+
+    def _proof(self, served: Served, wanted: CertificateSet) -> Proof:
+        if served.trouble:
+            trouble = f"cannot be asked on port {served.port}: {served.trouble}"
+            return Proof(served.name, served.port, "", trouble)
+        if served.fingerprint == wanted.facts.fingerprint:
+            return Proof(served.name, served.port, wanted.facts.serial, "")
+        try:
+            serial = str(self._ask(Verb.DESCRIBE, chain=served.certificate)["facts"]["serial"])
+        except UnavailableError:
+            serial = "of another kind"
+        trouble = f"still serves certificate {serial} on port {served.port}"
+        return Proof(served.name, served.port, serial, trouble)
 
     def _refuse_unproven(self, proofs: Sequence[Proof]) -> None:
         wrong = [f"{proof.consumer} {proof.trouble}" for proof in proofs if proof.trouble]
@@ -205,12 +215,3 @@ def _same(copy: Copy, wanted: CertificateSet) -> bool:
         return read_text(copy.chain) == wanted.chain and read_text(copy.key) == wanted.key
     except StorageError:
         return False
-
-
-def _proof(served: JsonObject, ports: dict[str, int], wanted: CertificateSet) -> Proof:
-    name, serial, trouble = str(served["name"]), str(served["serial"]), str(served["trouble"])
-    if trouble:
-        trouble = f"cannot be asked on port {ports[name]}: {trouble}"
-    elif served["fingerprint"] != wanted.facts.fingerprint:
-        trouble = f"still serves certificate {serial} on port {ports[name]}"
-    return Proof(name, ports[name], serial, trouble)

@@ -89,15 +89,6 @@ def judge(request: Table) -> Answer:
     return answer
 
 
-def handshake(request: Table) -> Answer:
-    """`targets` ([name, host, port]), `fingerprint` (wanted, "" = any), `patience_seconds` -> `served`."""
-    from daemon.certificates.handshake import serve_all
-
-    targets = [(name, host, port) for name, host, port in request["targets"]]
-    served = serve_all(targets, request["fingerprint"], request["patience_seconds"])
-    return {"served": [one.as_json() for one in served]}
-
-
 def acme_conditions(request: Table) -> Answer:
     """What `_service` takes, `cloud`, `names`, `public_address`, `terms_accepted`, `resolvers`, `webroot`
     -> `problems`, fatal or not."""
@@ -179,7 +170,6 @@ VERBS: Mapping[str, Callable[[Table], Answer]] = {
     "self-signed": self_signed,
     "request": make_request,
     "judge": judge,
-    "handshake": handshake,
     "acme-conditions": acme_conditions,
     "acme-order": acme_order,
     "acme-renewal": acme_renewal,

@@ -13,6 +13,7 @@ from certificate_servers import TlsServer
 from daemon import faults
 from daemon.alarms import Alarms
 from daemon.certificates.consumers import Consumer, Copy, Service
+from daemon.certificates.handshake import ask
 from daemon.certificates.helper import Verb
 from daemon.certificates.replacement import ALARM, Replacement
 from daemon.certificates.store import CertificateSet, Store
@@ -79,13 +80,8 @@ class Box:
         return reload
 
     def serials(self) -> list[str]:
-        answer = ask_here(
-            Verb.HANDSHAKE,
-            targets=[[str(server.port), "127.0.0.1", server.port] for server in self.servers],
-            fingerprint="",
-            patience_seconds=0,
-        )
-        return [served["serial"] for served in answer["served"]]
+        found = [ask("server", "127.0.0.1", server.port) for server in self.servers]
+        return [ask_here(Verb.DESCRIBE, chain=served.certificate)["facts"]["serial"] for served in found]
 
     def files(self) -> set[str]:
         return {copy.chain.read_text() for copy in self.copies} | {
@@ -158,7 +154,7 @@ def test_a_consumer_that_fails_to_reload_says_so(box: Box) -> None:
 
 def test_a_consumer_that_is_away_is_named(box: Box) -> None:
     box.servers[0].close()
-    with pytest.raises(ApplyFailedError, match=r"nginx cannot be asked on port \d+: Connection refused"):
+    with pytest.raises(ApplyFailedError, match=r"nginx cannot be asked on port \d+: connection refused"):
         box.replacement.serve(box.issue())
     (alarm,) = box.alarms.standing()
     assert "could not be put back" in alarm.sentence, "the old certificate is not proven either"
