@@ -180,14 +180,14 @@ class Doors:
                     os.close(descriptor)
 
     def _run(
-        self, channel: Channel, words: Sequence[str], guest: bool, streams: Sequence[int], door: socket.socket
+        self, channel: Channel, words: Sequence[str], guest: bool, streams: list[int], door: socket.socket
     ) -> None:
         """Run the program on the peer's own streams and report its end; the peer's going away ends it."""
         arguments = self._serve(channel, words, guest)
         process = subprocess.Popen(arguments, stdin=streams[0], stdout=streams[1], stderr=streams[2])
-        for stream in streams:
-            with contextlib.suppress(OSError):
-                os.close(stream)
+        # Closed once: the number may be another thread's file a moment later.
+        while streams:
+            os.close(streams.pop())
         door.settimeout(None)
         threading.Thread(target=_end_with, args=(door, process), daemon=True).start()
         status = process.wait()

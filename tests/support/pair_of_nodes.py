@@ -22,6 +22,7 @@ SHARED = "10.77.0.200"
 # Of the ports for audio, which the firewall leaves open.
 ECHO_PORT = 19999
 READY_SECONDS = 180.0
+SILENCE_SECONDS = 0.1
 
 # A UDP echo server that only answers what is asked at the shared address.
 ECHO = f"""
@@ -197,12 +198,19 @@ class EchoProber:
         self._socket.close()
 
     def first_after(self, moment: float, limit_seconds: float) -> float:
-        """Seconds from `moment` to the first answer to a question that was asked after it."""
+        """Seconds from `moment` to the first answer after the silence that follows it.
+
+        Answers of the node that is about to die do not count: a silence is a tenth of a second at least.
+        """
         deadline = time.monotonic() + limit_seconds
         while time.monotonic() < deadline:
-            for asked, received in self.answers:
-                if asked > moment:
+            before = moment
+            for _asked, received in self.answers:
+                if received < moment:
+                    continue
+                if received - before >= SILENCE_SECONDS:
                     return received - moment
+                before = received
             time.sleep(0.005)
         raise AssertionError(f"{self._address[0]} did not answer within {limit_seconds:g} s")
 
