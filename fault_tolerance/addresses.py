@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from daemon.errors import CommandFailedError
 from daemon.network import netlink
+from daemon.network.wire import Question, ask
 from daemon.run import run
 from fault_tolerance.announce import announce, hardware_addresses
 from fault_tolerance.keepalived import Held
@@ -101,6 +102,22 @@ def held_now(shared: Iterable[Held]) -> frozenset[Held]:
     names = {row.index: row.name for row in netlink.links(LOOK_LIMIT_SECONDS)}
     there = {(names.get(row.index), row.address) for row in netlink.addresses(LOOK_LIMIT_SECONDS)}
     return frozenset(held for held in shared if (held.interface, held.address.ip) in there)
+
+
+def duplicates(shared: Iterable[Held]) -> dict[str, str]:
+    """Shared addresses that another machine answers for, and its hardware address; waits 0.15 s."""
+    own = hardware_addresses()
+    questions = [
+        Question(held.interface, own[held.interface].hex(":"), held.address.ip)
+        for held in shared
+        if held.interface in own
+    ]
+    try:
+        found = ask(questions) if questions else {}
+    except OSError as error:
+        log.debug("the wire could not be asked: %s", error.strerror)
+        return {}
+    return {str(question.target): hardware for question, hardware in found.items()}
 
 
 def remove(addresses: Iterable[Held]) -> None:

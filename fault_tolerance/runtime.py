@@ -45,6 +45,7 @@ YIELD_SECONDS = (3.0, 10.0, 30.0, 60.0)
 ANNOUNCE_AFTER_SECONDS = (0.0, 1.0, 3.0)
 STEPS_AT_ONCE = 6
 SETTINGS_SECONDS = 30.0
+DUPLICATE_SECONDS = 10.0
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +102,8 @@ class Runtime:
         self._astray_since: float | None = None
         self._link_state = Link.NEVER
         self._cluster_taken = ("", 0.0)
+        self.duplicates: dict[str, str] = {}
+        self._duplicates_due = 0.0
         self._followed = False
         self.provider = Provider(hook, self.executor.background, self.wake)
 
@@ -348,10 +351,24 @@ class Runtime:
             # What this node has is now the data of that mastery.
             self._keep(lambda: self.state.change(mastered=heard.rank.mastered))
         self._send_cluster()
+        now = time.monotonic()
+        if self.role is Role.MASTER and self.addresses.held and now >= self._duplicates_due:
+            self._duplicates_due = now + DUPLICATE_SECONDS
+            self.executor.background("duplicates", self._find_duplicates)
+        elif self.role is not Role.MASTER:
+            self.duplicates = {}
         if self.pair.cloud:
             ready = self.role is Role.SLAVE and not self.obstacles
             self.provider.look(self.link.state, self.link.silent_for(), ready=ready)
         self._on_change()
+
+    def _find_duplicates(self) -> None:
+        """Somebody else who answers for a shared address draws phones away: say so, and be louder."""
+        found = kernel.duplicates(self.addresses.held)
+        if found:
+            log.warning("another machine answers for a shared address: %s", found)
+            self.addresses.announce()
+        self.duplicates = found
 
     def _send_cluster(self) -> None:
         heard = self.heard if self.link.state is Link.UP else None

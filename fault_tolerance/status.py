@@ -95,6 +95,13 @@ def alarms(runtime: Runtime) -> dict[str, str]:
         )
     if runtime.role is Role.MASTER and not runtime.pair.cloud and runtime.vrrp.state is not Vrrp.MASTER:
         found["pair.addresses"] = f"this node is master but does not hold the shared addresses; {look}"
+    for part, state in (("database", runtime.facts().database), ("files", runtime.facts().files)):
+        if state.alarm:
+            found[f"pair.{part}"] = state.alarm
+    for address, hardware in runtime.duplicates.items():
+        found["pair.duplicate"] = (
+            f"another machine ({hardware}) answers for the shared address {address}; find it and take it away"
+        )
     for third in (runtime.gateway, runtime.witness):
         if third.sight is Sight.LOST:
             found[f"pair.{third.name}"] = (

@@ -25,6 +25,7 @@ from fault_tolerance.pair import KEEPALIVED_FILE, VRRP_RUN, Pair
 from fault_tolerance.view import Vrrp
 
 UNIT = "centralino-vrrp.service"
+FIFO = "notify"
 PID_FILES = ("keepalived.pid", "vrrp.pid")
 WORDS = {"MASTER": Vrrp.MASTER, "BACKUP": Vrrp.BACKUP, "FAULT": Vrrp.FAULT, "STOP": Vrrp.DOWN}
 SYSTEMCTL_LIMIT_SECONDS = 10.0
@@ -74,21 +75,30 @@ class Keepalived:
             before = self._configuration.read_text()
         except OSError:
             before = ""
-        fifo = election.fifo
-        if not (fifo.exists() and stat.S_ISFIFO(fifo.stat().st_mode)):
-            fifo.unlink(missing_ok=True)
-            os.mkfifo(fifo, 0o600)
-        # Read and write: it never ends for want of a writer, and keepalived never finds no reader.
-        self._fifo = os.open(fifo, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-        self._selector.register(self._fifo, selectors.EVENT_READ, self._readable)
+        self.listen()
         if text != before:
             write_file(self._configuration, text, mode=0o600)
         self._systemctl("restart" if text != before else "start")
+
+    def listen(self) -> None:
+        """Make the FIFO and hear it. Read and write: it never ends for want of a writer, and keepalived never
+        finds no reader."""
+        fifo = self._directory / FIFO
+        if not (fifo.exists() and stat.S_ISFIFO(fifo.stat().st_mode)):
+            fifo.unlink(missing_ok=True)
+            os.mkfifo(fifo, 0o600)
+        self._fifo = os.open(fifo, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._selector.register(self._fifo, selectors.EVENT_READ, self._readable)
 
     @property
     def state(self) -> Vrrp:
         """What counts."""
         return self._said if self._alive and not self._frozen else Vrrp.DOWN
+
+    @property
+    def said(self) -> Vrrp:
+        """Its last word, whether it lives or not."""
+        return self._said
 
     @property
     def frozen(self) -> bool:

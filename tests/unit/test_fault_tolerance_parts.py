@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import selectors
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -27,7 +28,8 @@ from fault_tolerance.peer_link import ssh_arguments
 from fault_tolerance.provider import Provider
 from fault_tolerance.state import RoleState
 from fault_tolerance.verdicts import Verdicts
-from fault_tolerance.view import Link, Obstacle, Rank, Role, Sight
+from fault_tolerance.view import Link, Obstacle, Rank, Role, Sight, Vrrp
+from fault_tolerance.vrrp import Keepalived
 
 HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ8Zcn3yq5kVHBOTJ1Bf4vUQmXhZ0mWUmY0V1h0T3s5u"
 
@@ -367,3 +369,24 @@ def test_a_provider_is_asked_once_the_peer_is_silent_and_its_no_leaves_the_slave
     provider.look(Link.UP, 0.1, ready=True)
     assert not provider.peer_is_dead
     Provider(None, now, lambda: None).look(Link.LOST, 60.0, ready=True)
+
+
+def test_an_event_storm_is_one_look_and_its_last_word_counts(tmp_path: Path) -> None:
+    selector = selectors.DefaultSelector()
+    changes: list[Vrrp] = []
+    keepalived = Keepalived(
+        PAIR, selector, lambda: changes.append(keepalived.said), tmp_path, tmp_path / "conf"
+    )
+    keepalived.listen()
+    words = ["MASTER", "BACKUP"] * 100 + ["FAULT"]
+    with (tmp_path / "notify").open("wb", buffering=0) as fifo:
+        for word in words:
+            fifo.write(f'INSTANCE "centralino" {word} 100\n'.encode())
+        fifo.write(b'GROUP "other" MASTER 100\nINSTANCE "cent')
+    for key, _ in selector.select(1):
+        key.data()
+    assert changes == [Vrrp.FAULT]
+    # It does not run, whatever it said last.
+    assert keepalived.state is Vrrp.DOWN
+    keepalived.close(stop=False)
+    assert Keepalived(PAIR, selector, lambda: None, tmp_path, tmp_path / "conf").said is Vrrp.FAULT

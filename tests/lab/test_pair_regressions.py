@@ -1,0 +1,120 @@
+"""What others shipped broken, as stories of their own (reference: keepalived 166, 2564; NAS-121090; 2833)."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pair_of_nodes import SHARED, EchoProber, PairOfNodes, boot_two, make_pair, role, start_echo
+
+from appliance.lab import LOGS, Lab
+from appliance.lab_host import wait_for
+
+pytestmark = [pytest.mark.lab, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def pair(
+    lab_root: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[PairOfNodes]:
+    with Lab(lab_root, tmp_path_factory.mktemp("pair") / "lab") as lab:
+        made = boot_two(lab)
+        make_pair(made)
+        made.wait_healthy()
+        made.start_echo()
+        yield made
+        if request.session.testsfailed:
+            lab.save_logs(LOGS / "regressions")
+
+
+def neighbour(pair: PairOfNodes) -> str:
+    """The hardware address that the client believes the shared address to have."""
+    shown = pair.probe.run(["ip", "neighbour", "show", "to", SHARED], check=False).output.split()
+    return shown[shown.index("lladdr") + 1] if "lladdr" in shown else ""
+
+
+def hardware(pair: PairOfNodes, number: int) -> str:
+    return pair.lab.network.segments["lan"].hardware(number)
+
+
+def test_the_last_gratuitous_arp_came_from_the_loser(pair: PairOfNodes) -> None:
+    """After a heal the master announces again: a client that believed the loser comes back."""
+    master = pair.wait_healthy()
+    slave = pair.other(master)
+    right, wrong = (hardware(pair, node.specification.number) for node in (master, slave))
+    slave.link_down("mgmt")
+    wait_for(
+        lambda: "lost" in slave.run(["journalctl", "-u", "centralino-peer", "-n", "5"]).output, 10, "the loss"
+    )
+    pair.probe.run(["ip", "neighbour", "replace", SHARED, "lladdr", wrong, "dev", "eth0", "nud", "stale"])
+    assert neighbour(pair) == wrong
+    slave.link_up("mgmt")
+    wait_for(lambda: neighbour(pair) == right, 30, "the client's return to the master")
+
+
+def test_network_manager_brings_its_connection_up_again(pair: PairOfNodes) -> None:
+    """`nmcli connection up` wipes foreign addresses; the pair ends with one holder all the same."""
+    master = pair.wait_healthy()
+    names = master.run(["nmcli", "-g", "NAME,DEVICE", "connection", "show", "--active"]).output.splitlines()
+    name = next(line.rpartition(":")[0] for line in names if line.endswith(":eth0"))
+    master.run(["nmcli", "connection", "up", name], limit_seconds=60)
+    pair.wait_healthy()
+
+
+def test_the_bus_is_gone_when_the_master_shuts_down(pair: PairOfNodes) -> None:
+    master = pair.wait_healthy()
+    slave = pair.other(master)
+    master.signal_unit("dbus.service", signal.SIGKILL)
+    master.run(["systemctl", "poweroff"], check=False)
+    wait_for(lambda: role(slave) == "master" and pair.holders() == [slave], 40, "the slave's promotion")
+    wait_for(lambda: not master.powered, 90, "the end of the old master")
+    master.power_off()
+    master.power_on()
+    start_echo(master)
+    assert pair.wait_healthy() is slave
+
+
+def test_a_frozen_master_is_replaced_and_follows_when_it_thaws(pair: PairOfNodes) -> None:
+    master = pair.wait_healthy()
+    slave = pair.other(master)
+    master.freeze()
+    wait_for(lambda: role(slave) == "master", 30, "the promotion of the other side")
+    master.thaw()
+    wait_for(lambda: role(master) == "slave" and pair.holders() == [slave], 60, "the thawed node's step down")
+    assert pair.wait_healthy() is slave
+
+
+def test_reboot_of_the_master_is_a_planned_switch(pair: PairOfNodes) -> None:
+    """S-FT-09; the returning node sees a master and stays slave."""
+    master = pair.wait_healthy()
+    slave = pair.other(master)
+    with EchoProber(pair.probe) as prober:
+        wait_for(lambda: len(prober.answers) > 20, 10, "answers at the shared address")
+        moment = prober.answers[-1][1]
+        master.run(["systemctl", "reboot"], check=False)
+        wait_for(lambda: role(slave) == "master", 40, "the move")
+        gap = prober.longest_gap(moment)
+    print(f"the longest time without an answer was {gap:.3f} s")
+    wait_for(lambda: role(master) == "slave", 120, "the return as slave")
+    start_echo(master)
+    assert pair.wait_healthy() is slave
+
+
+def test_the_peer_link_flaps(pair: PairOfNodes) -> None:
+    master = pair.wait_healthy()
+    slave = pair.other(master)
+    for _ in range(5):
+        slave.link_down("mgmt")
+        slave.link_up("mgmt")
+    assert pair.wait_healthy() is master
+
+
+def test_only_the_demotion_is_lost(pair: PairOfNodes) -> None:
+    """The runtime is frozen while VRRP loses the addresses: it finds out by looking, not by being told."""
+    master = pair.wait_healthy()
+    master.signal_unit("centralino-peer.service", signal.SIGSTOP)
+    master.run(["systemctl", "restart", "centralino-vrrp"], check=False)
+    master.signal_unit("centralino-peer.service", signal.SIGCONT)
+    pair.wait_healthy()
