@@ -88,6 +88,8 @@ class MariaDb:
         self._peer_position = GtidState()
         self._lag = Lag()
         self._note = ""
+        self._kept: Path | None = None
+        self._peer_kept = ""
         self._seed_wanted = False
         self._seed_failed: CentralinoError | None = None
         self._seed_share: float | None = None
@@ -201,11 +203,15 @@ class MariaDb:
             details = [self._seed_text]
         elif self._note and self._aim is Aim.FOLLOWING:
             obstacles |= {Obstacle.REPLICA_BROKEN}
-        if kept := self._kept():
-            details.append(
-                f"transactions that only this node had are kept in {kept}; take the file away when done"
-            )
-        return ReplicaState(obstacles, found.lag_milliseconds, found.synchronous, "; ".join(details))
+        alarm = ""
+        if kept := self._kept:
+            alarm = f"transactions that this node alone had were kept in {kept}; look, and take the file away"
+        elif self._peer_kept:
+            alarm = f"transactions that the peer alone had were kept there, in {self._peer_kept}"
+        if alarm:
+            details.append(alarm)
+        text = "; ".join(details)
+        return ReplicaState(obstacles, found.lag_milliseconds, found.synchronous, text, alarm)
 
     def heartbeat(self) -> dict[str, object]:
         """See the contract."""
@@ -219,6 +225,7 @@ class MariaDb:
             "writable": own.writable,
             "synchronous": own.synchronous,
             "lag": self._lag.milliseconds(own) if self._aim is Aim.FOLLOWING else None,
+            "kept": str(self._kept or ""),
         }
 
     def heard(self, facts: dict[str, object]) -> None:
@@ -228,6 +235,7 @@ class MariaDb:
             if before is not None:
                 self._said = Said(now, before.writable, before.synchronous, before.sequence, answers=False)
             return
+        self._peer_kept = str(facts.get("kept", ""))[:256]
         sequence, lag = facts.get("sequence"), facts.get("lag")
         if not isinstance(sequence, int):
             return
@@ -248,11 +256,6 @@ class MariaDb:
             raise UnavailableError("this node is not master and gives no copy of its database")
         server = self._server
         return serve.argv(words, server.socket, self._seeding.data, server.user, server.group)
-
-    def _kept(self) -> Path | None:
-        with suppress(OSError):
-            return max(self._server.evidence.glob("*.sql"), default=None)
-        return None
 
     # --- following ------------------------------------------------------------------------------------
 
@@ -364,6 +367,7 @@ class MariaDb:
         if self._watching is None:
             self._watching = connect(self._server.socket, SHORT_LIMIT_SECONDS)
         before = self._look
+        self._kept = max(self._server.evidence.glob("*.sql"), default=None)
         self._look = look(self._watching, time.monotonic(), "" if before is None else before.lineage)
 
     def _lose(self, error: CentralinoError | None) -> None:

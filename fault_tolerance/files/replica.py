@@ -9,13 +9,15 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from daemon.errors import CancelledError, CentralinoError, CommandFailedError, UnavailableError
 from daemon.files import ensure_directory
+from daemon.run import run as run_program
 from fault_tolerance.contracts import Channel, PeerChannel, Progress, ReplicaState
-from fault_tolerance.files import dial
+from fault_tolerance.files import dial, rsync
 from fault_tolerance.files.receiver import Gate, forget_old
 from fault_tolerance.files.sender import Sender
 from fault_tolerance.files.trees import Markers, Tree
@@ -24,6 +26,7 @@ log = logging.getLogger(__name__)
 
 ASK_SECONDS = 0.25
 SILENCE_SECONDS = 10.0
+CLOSE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class Files:
         self._kilobytes = kilobytes
         ensure_directory(state, 0o700)
         self._markers = Markers(state)
+        self._control = run / "connection"
         self._gate = Gate(run, self._trees, self._markers)
         self._turn = threading.RLock()
         self._sender: Sender | None = None
@@ -61,7 +65,8 @@ class Files:
         """See the contract."""
         with self._turn:
             self.stop()
-            shell = [sys.executable, "-I", "-S", dial.__file__, *self._channel.command(Channel.FILES)]
+            client = rsync.kept_open(self._channel.command(Channel.FILES), self._control)
+            shell = [sys.executable, "-I", "-S", dial.__file__, *client]
             sender = Sender(self._trees, self._markers, shell, epoch, self._kilobytes)
             sender.start()
             self._sender = sender
@@ -83,6 +88,9 @@ class Files:
             sender, self._sender = self._sender, None
             if sender is not None:
                 sender.stop()
+                words = rsync.close_kept(self._channel.command(Channel.FILES), self._control)
+                with suppress(CommandFailedError):
+                    run_program(words, limit_seconds=CLOSE_SECONDS, check=False)
 
     def state(self) -> ReplicaState:
         """See the contract. Files are no obstacle to a promotion: telephony goes before them."""
@@ -90,12 +98,9 @@ class Files:
         if sender is not None:
             problems = sender.problems()
             count = sender.count()
-            detail = "; ".join(problems) or (
-                f"{count} paths are on their way" if count else "all files are sent"
-            )
-            return ReplicaState(
-                lag_milliseconds=sender.lag_milliseconds(), detail=detail, synchronous=not problems
-            )
+            alarm = "; ".join(problems)
+            detail = alarm or (f"{count} paths are on their way" if count else "all files are sent")
+            return ReplicaState(frozenset(), sender.lag_milliseconds(), not problems, detail, alarm)
         if not self._receiving:
             return ReplicaState(detail="files are neither sent nor received")
         lag, problem = self._peer.get("lag"), self._peer.get("problem")

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from subprocess import DEVNULL, PIPE, Popen
 
 from daemon.errors import CommandFailedError, UnavailableError
@@ -97,6 +98,20 @@ def whole(
 def rehearsal(common: Sequence[str], source: str, target: str) -> list[str]:
     """What `whole` would do, one line a path, `del.` before those that would be deleted."""
     return [*common, "--recursive", "--delete", "--dry-run", "--out-format=%o %n", source, target]
+
+
+def kept_open(client: Sequence[str], control: Path) -> list[str]:
+    """An SSH client whose connection stays for the next one: each batch of files is spared the handshake.
+
+    Source: ssh_config(5), ControlMaster; of an option that is given twice the first counts.
+    """
+    kept = ("ControlMaster=auto", f"ControlPath={control}", f"ControlPersist={SILENCE_SECONDS}")
+    return [client[0], *(word for option in kept for word in ("-o", option)), *client[1:]]
+
+
+def close_kept(client: Sequence[str], control: Path) -> list[str]:
+    """The command that ends such a connection."""
+    return [client[0], "-O", "exit", "-o", f"ControlPath={control}", *client[1:]]
 
 
 def quoted(words: Sequence[str]) -> str:

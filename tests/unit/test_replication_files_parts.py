@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon.errors import NotAuthorizedError
-from fault_tolerance.files import receiver, rsync, trees
+from fault_tolerance.files import dial, door, receiver, rsync, trees
 from fault_tolerance.files.pending import DELETION_SECONDS, FEW, Pending, refusal
 from fault_tolerance.files.receiver import Gate
 from fault_tolerance.files.trees import Markers, SourceLostError, Tree
@@ -111,6 +113,33 @@ def test_words_are_quoted_as_rsync_splits_them() -> None:
     assert rsync.quoted(["ssh", "-o", "ProxyCommand=a b", ""]) == "ssh -o 'ProxyCommand=a b' ''"
     with pytest.raises(ValueError, match="cannot be given"):
         rsync.quoted(["it's"])
+
+
+def test_the_kept_connection_wins_over_the_links_own_options() -> None:
+    """Of an option that is given twice OpenSSH takes the first."""
+    words = rsync.kept_open(["ssh", "-o", "ControlPath=none", "peer"], Path("/run/x"))
+    assert words.index("ControlPath=/run/x") < words.index("ControlPath=none")
+    assert (words[0], words[-1]) == ("ssh", "peer")
+    assert rsync.close_kept(["ssh", "peer"], Path("/run/x"))[:3] == ["ssh", "-O", "exit"]
+
+
+def test_the_door_looks_after_it_has_its_name(tmp_path: Path) -> None:
+    """A change of role writes the epoch and then ends what is named: one of the two must catch it."""
+    (tmp_path / door.EPOCH_FILE).write_text("7\n")
+    call = [sys.executable, "-I", "-S", door.__file__, str(tmp_path)]
+    refused = subprocess.run([*call, "6", "true"], capture_output=True, text=True, check=False)
+    assert refused.returncode == 1
+    assert "older than 7" in refused.stderr
+    assert len(list(tmp_path.glob("receiving-*"))) == 1
+    taken = subprocess.run([*call, "7", "true"], capture_output=True, text=True, check=False)
+    assert (taken.returncode, taken.stderr) == (0, "")
+    # What is over is forgotten by the next.
+    assert len(list(tmp_path.glob("receiving-*"))) == 1
+
+
+def test_the_dialler_leaves_the_host_out() -> None:
+    call = [sys.executable, "-I", "-S", dial.__file__, "echo", "files", dial.HOST, "rsync", "--server"]
+    assert subprocess.run(call, capture_output=True, text=True, check=True).stdout == "files rsync --server\n"
 
 
 def test_all_trees_are_declared_once() -> None:
