@@ -21,11 +21,14 @@ from daemon.cli.status import local_time
     default=20,
     show_default=True,
     metavar="NUMBER",
-    help="How many.",
+    help="How many, at most 10000.",
 )
 @reads
 def audit(session: Session, as_json: bool, limit: int) -> None:
-    """List the latest mutating calls, newest first. Secrets are never in it."""
+    """List the latest mutating and refused calls, newest first. Secrets are never in it.
+
+    Kept are the last six files of logs.audit_megabytes each.
+    """
     entries = session.client.read_list(SYSTEM, "Audit", limit)
     if as_json:
         emit_json(entries)

@@ -268,7 +268,7 @@ def diff_command(session: Session, as_json: bool, older: int | None, newer: int)
     default=20,
     show_default=True,
     metavar="NUMBER",
-    help="How many.",
+    help="How many, at most 10000.",
 )
 @reads
 def history(session: Session, as_json: bool, limit: int) -> None:

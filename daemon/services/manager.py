@@ -22,12 +22,14 @@ from daemon.services.probes.https import HttpsProbe
 from daemon.services.probes.manager_interface import PORT, ManagerProbe
 from daemon.services.probes.mariadb import ask_mariadb
 from daemon.services.probes.sip import ask_sip
+from daemon.services.spells import Spells
 from daemon.services.supervisor import Snapshot, Supervisor
 from daemon.services.units import SystemdUnits, Units
 from daemon.settings import Settings, dump, restore
 from daemon.subsystem import Change, JsonObject, State
 
 INTENTS_FILE = "stopped-services.json"
+SPELLS_FILE = "restarts.json"
 SIP_PORT = 5060
 HTTPS_PORT = 443
 HEALTH_PATH = "/health"
@@ -70,8 +72,12 @@ class Supervision:
             ProbeKind.SQL_PING: lambda limit: ask_mariadb(database, limit),
             ProbeKind.HTTPS_REQUEST: https.ask,
         }
-        intents = Intents(places.state / INTENTS_FILE, Clock(places.boot_marker).boot())
-        self._supervisor = Supervisor(self._units, asks, alarms, intents, self._catalog, on_change=on_change)
+        boot = Clock(places.boot_marker).boot()
+        intents = Intents(places.state / INTENTS_FILE, boot)
+        spells = Spells(places.run / SPELLS_FILE, boot)
+        self._supervisor = Supervisor(
+            self._units, asks, alarms, intents, self._catalog, on_change=on_change, spells=spells
+        )
         self._operations = Operations(self._supervisor, self._units, intents, lambda: CallDrain(secret))
 
     # --- Services1 ----------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from daemon.services.decision import Decision, Need, Stop, decide
 from daemon.services.intents import Intents
 from daemon.services.model import Action, ActiveState, Finding, Health, Outcome, Role, UnitState
 from daemon.services.probing import Ask, Asker, Schedule, schedules
+from daemon.services.spells import Spells
 from daemon.services.tracker import Tracker
 from daemon.services.units import Units
 from daemon.settings.reach import WorkMode
@@ -69,7 +70,9 @@ class Supervisor:
         catalog: tuple[Service, ...],
         *,
         on_change: Callable[[], None] = lambda: None,
+        spells: Spells | None = None,
     ) -> None:
+        self._spells = spells or Spells()
         self._units = units
         self._asks = dict(asks)
         self._alarms = alarms
@@ -103,6 +106,7 @@ class Supervisor:
             self._thread.join(QUESTION_SECONDS)
         for asker in self._askers.values():
             asker.close()
+        self._spells.flush()
 
     def configure(self, settings: Services, mode: WorkMode, role: Role) -> None:
         """Judge by these settings, this mode and role from now on; returns when that is so."""
@@ -185,7 +189,7 @@ class Supervisor:
         services = declared(settings, self._catalog)
         watched: dict[str, _Watched] = {}
         for name, service in services.items():
-            known = self._watched.get(name) or _Watched(Tracker(service))
+            known = self._watched.get(name) or _Watched(Tracker(service, self._spells.of(name)))
             if service.probes != known.tracker.service.probes or not known.schedules:
                 known.schedules = schedules(service.probes)
             known.tracker.adopt(service)
@@ -260,6 +264,7 @@ class Supervisor:
                 log.log(level, "%s is %s: %s", name, after.health.value, after.reason)
             self._update_alarm(name, tracker)
         self._publish()
+        self._spells.keep({name: watched.tracker.spell() for name, watched in self._watched.items()})
         if changed:
             self._safely(self._on_change)
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from daemon.services.catalog import ProbeKind, Service
 from daemon.services.decision import Decision, Need, ProbeHistory, Stop, View
 from daemon.services.model import Action, ActiveState, Finding, Health, Outcome, UnitState
+from daemon.services.spells import Spell
 
 HOUR = 3600.0
 REMEMBERED_RESTARTS = 100
@@ -20,7 +21,9 @@ REMEMBERED_RESTARTS = 100
 class Tracker:
     """What is known of one service. Not safe to share between threads: the supervisor owns it."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, spell: Spell | None = None) -> None:
+        """`spell` is what was remembered of it before the daemon restarted."""
+        spell = spell or Spell()
         self.service = service
         self.unit = UnitState()
         self.wanted = True
@@ -29,17 +32,21 @@ class Tracker:
         self.decision = Decision(Action.NONE, Health.UNKNOWN, "systemd has not reported on it yet")
         self.outcomes: dict[ProbeKind, Outcome] = {}
         self.live_calls: int | None = None
-        self.restarts_in_all = 0
+        self.restarts_in_all = spell.in_all
         self._probes = _fresh(service)
-        self._restarts = 0
-        self._last_restart: float | None = None
+        self._restarts = spell.restarts
+        self._last_restart = spell.last_restart
         self._killed_at: float | None = None
         self._good_since: float | None = None
         self._bad_since: float | None = None
         self._held_since: float | None = None
-        self._recent: deque[float] = deque(maxlen=REMEMBERED_RESTARTS)
+        self._recent: deque[float] = deque(spell.recent, maxlen=REMEMBERED_RESTARTS)
         self._stopping_by_job = False
         self._stopping_by_us = False
+
+    def spell(self) -> Spell:
+        """What must be remembered of its restarts."""
+        return Spell(self._restarts, self._last_restart, self.restarts_in_all, tuple(self._recent))
 
     def adopt(self, service: Service) -> None:
         """Use another policy for the same service; what was seen of it stays."""

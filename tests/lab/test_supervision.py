@@ -206,6 +206,32 @@ def test_what_cannot_start_is_alarmed_tried_on_and_comes_back_by_itself(box: Box
     box.until_health("nginx", "healthy")
 
 
+def test_a_start_that_hangs_is_replaced(box: Box) -> None:
+    limit = "services.policies.asterisk.start_limit_seconds"
+    drop_in = "/run/systemd/system/asterisk.service.d/hang.conf"
+    # The first start hangs for good, the next one does not.
+    once = "test -e /run/hung || { touch /run/hung; exec sleep infinity; }"
+    hang = f"[Service]\nExecStartPre=/bin/sh -c '{once}'\n"
+    box.node.run(["centralino", "config", "set", limit, "5", "--yes"])
+    box.node.run(["install", "-d", str(Path(drop_in).parent)])
+    box.node.run(["tee", drop_in], input_text=hang)
+    box.node.run(["systemctl", "daemon-reload"])
+    try:
+        box.node.run(["systemctl", "--no-block", "restart", ASTERISK])
+        box.until(lambda: box.node.run(["test", "-e", "/run/hung"], check=False).ok, "the start that hangs")
+        began = time.monotonic()
+        box.until(
+            lambda: "did not end within 5 s" in str(box.service("asterisk").get("reason")), "the reason"
+        )
+        box.until_well()
+        print(f"a start that hangs for good was healthy {time.monotonic() - began:.1f} s after it began")
+    finally:
+        box.node.run(["rm", "-f", drop_in, "/run/hung"])
+        box.node.run(["systemctl", "daemon-reload"])
+        box.node.run(["centralino", "config", "unset", limit, "--yes"])
+    box.until_well()
+
+
 def test_a_wrong_manager_password_is_said_and_ends_no_calls(box: Box) -> None:
     secret = "/etc/centralino/secrets/asterisk-ami"
     right = box.node.run(["cat", secret]).output

@@ -308,7 +308,7 @@ def test_a_refused_document_names_every_problem_in_plan_and_job(client: Client) 
         ("System1.Maintenance", ("explode", "{}"), "InvalidSettings"),
         ("System1.SetPassword", ("root", "Correct-Horse-7", ""), "NotFound"),
         ("System1.SetPassword", ("admin:x\nroot", "Correct-Horse-7", ""), "NotFound"),
-        ("Jobs1.Get", ("nothing", ""), "NotFound"),
+        ("Jobs1.Get", ("nothing",), "NotFound"),
         ("Jobs1.Cancel", ("nothing", ""), "NotFound"),
     ],
 )

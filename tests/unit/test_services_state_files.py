@@ -17,6 +17,7 @@ from daemon.run import Completed
 from daemon.services import logs
 from daemon.services.decision import Stop
 from daemon.services.intents import Intents
+from daemon.services.spells import Spell, Spells
 from daemon.settings.messages import Severity
 
 # --- alarms -----------------------------------------------------------------------------------------------
@@ -181,3 +182,17 @@ def test_no_message_moves_a_terminal(message: object) -> None:
     assert "\x1b" not in text
     assert "\u202e" not in text
     assert len(text) <= logs.LONGEST_LINE + 4
+
+
+def test_restarts_are_remembered_for_this_boot_alone(tmp_path: Path) -> None:
+    file = tmp_path / "restarts.json"
+    spell = Spell(restarts=3, last_restart=17.5, in_all=9, recent=(1.0, 17.5))
+    spells = Spells(file, "boot 1")
+    spells.keep({"nginx": spell, "asterisk": Spell()})
+    assert spells.flush()
+    assert Spells(file, "boot 1").of("nginx") == spell
+    assert Spells(file, "boot 1").of("asterisk") == Spell()
+    assert Spells(file, "boot 2").of("nginx") == Spell()
+    for broken in ("", "[]", '{"boot": "boot 1", "spells": {"nginx": {"what": 1, "recent": []}}}'):
+        file.write_text(broken)
+        assert Spells(file, "boot 1").of("nginx") == Spell()

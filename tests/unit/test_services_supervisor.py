@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from daemon.services.intents import Intents
 from daemon.services.manager import Supervision
 from daemon.services.model import ActiveState, Finding, Health, LoadState, Outcome, Role, UnitState
 from daemon.services.operations import Operations
+from daemon.services.spells import Spells
 from daemon.services.supervisor import Snapshot, Supervisor
 from daemon.services.units import OnChange, Process
 from daemon.settings import Settings
@@ -85,7 +87,7 @@ class MemoryUnits:
         new = replace(old, **changes)  # type: ignore[arg-type]
         if old.dead and not new.dead:
             self.runs += 1
-            new = replace(new, run=100 + self.runs)
+            new = replace(new, run=int(time.monotonic() * 1_000_000) + self.runs)
         self.states[name] = new
         self.on_change(name, new)
 
@@ -111,7 +113,8 @@ class Box:
         self.alarms = Alarms(self.directory / "alarms.json")
         self.intents = Intents(self.directory / "stopped.json", BOOT)
         asks = {kind: self._ask(kind) for kind in ProbeKind}
-        self.supervisor = Supervisor(self.units, asks, self.alarms, self.intents, CATALOG)
+        self.spells = Spells(self.directory / "restarts.json", BOOT)
+        self.supervisor = Supervisor(self.units, asks, self.alarms, self.intents, CATALOG, spells=self.spells)
         self.operations = Operations(self.supervisor, self.units, self.intents, lambda: pytest.fail("drain"))
         self.supervisor.start(self.services, WorkMode.STANDARD, Role.STANDALONE)
 
@@ -119,6 +122,7 @@ class Box:
         self.supervisor.close()
         assert self.alarms.flush()
         assert self.intents.flush()
+        assert self.spells.flush()
 
     def _ask(self, kind: ProbeKind) -> Callable[[float], Outcome]:
         def ask(_limit: float) -> Outcome:
@@ -315,7 +319,7 @@ def test_a_plan_says_what_would_happen_and_does_nothing(box: Box) -> None:
     assert box.units.calls == []
 
 
-def test_an_alarm_is_raised_when_restarts_do_not_help_and_ends_with_the_trouble(box: Box) -> None:
+def test_an_alarm_is_raised_when_restarts_do_not_help_and_outlives_the_daemon(box: Box) -> None:
     policy = ServicePolicy(restarts_before_alarm=2, backoff_first_seconds=0.1, backoff_longest_seconds=0.2)
     box.services = Services(policies={"nginx": policy})
     box.supervisor.configure(box.services, WorkMode.STANDARD, Role.STANDALONE)
@@ -331,7 +335,19 @@ def test_an_alarm_is_raised_when_restarts_do_not_help_and_ends_with_the_trouble(
     assert [known.identifier for known in box.alarms.standing()] == ["service.nginx"], "kept on disk"
     box.units.ignores.clear()
     box.until("nginx", well_again)
-    assert box.alarms.standing() == ()
+    # The restarts are remembered too, so it stands until nginx has worked for a minute.
+    (alarm,) = box.alarms.standing()
+    assert "works now" in alarm.sentence
+
+
+def test_a_daemon_that_restarts_forgets_no_restart(box: Box) -> None:
+    box.units.crash("nginx")
+    box.until("nginx", lambda seen: seen.restarts == 1 and seen.decision.health is Health.HEALTHY)
+    box.close()
+    box.open()
+    box.until("nginx", lambda seen: seen.decision.health is Health.HEALTHY)
+    assert box.supervisor.snapshots()["nginx"].restarts == 1
+    assert box.supervisor.snapshots()["nginx"].decision.reason == "it works again"
 
 
 def test_a_probe_that_crashes_is_a_complaint_and_no_end(box: Box) -> None:
