@@ -23,7 +23,7 @@ from daemon.bus_domain import domain_handlers
 from daemon.bus_fault_tolerance import fault_tolerance_handlers
 from daemon.bus_firewall import firewall_handlers
 from daemon.bus_replication import replication_handlers
-from daemon.certificates.operations import Operations
+from daemon.certificates.operations import Operations, orders_barred
 from daemon.certificates.subsystem import Certificates
 from daemon.clock import Clock
 from daemon.domain import Domain
@@ -112,7 +112,9 @@ class Daemon:
         self._jobs = Jobs(lambda job: self._emit("Jobs1", "JobChanged", signal_of(job)))
         operations: Operations | None = None
         if self._certificates is not None:
-            operations = Operations(self._certificates, self._engine, alarms)
+            operations = Operations(
+                self._certificates, self._engine, alarms, barred=lambda: orders_barred(self._pair.role())
+            )
             operations.attach(self._jobs, CERTIFICATES_LANE)
         self._alarms = alarms
         self._drift = DriftWatch(self._engine, alarms)

@@ -25,6 +25,7 @@ from daemon.errors import (
     UnavailableError,
 )
 from daemon.jobs import JobHandle, Jobs
+from daemon.services.model import Role
 from daemon.settings import Settings
 from daemon.settings.messages import Severity
 from daemon.settings.reach import Acme, CertificateSource, WorkMode
@@ -65,6 +66,11 @@ def directory_of(acme: Acme) -> str:
     if acme.directory is not None:
         return acme.directory
     return LETS_ENCRYPT_STAGING if acme.staging else LETS_ENCRYPT
+
+
+def orders_barred(role: Role) -> str | None:
+    """Why a node in this role orders no certificates, None if it may: a pair orders each one once."""
+    return None if role in (Role.STANDALONE, Role.MASTER) else f"its role is {role}"
 
 
 def encoded_roots(text: str) -> tuple[str, ...]:

@@ -12,9 +12,9 @@ the old state or the new one. Sets that the state does not name are removed.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -152,7 +152,7 @@ class Store:
         named = self.state.named()
         for directory in (self.directory / "sets").glob("*"):
             if directory.name not in named:
-                shutil.rmtree(directory, ignore_errors=True)
+                _remove(directory)
 
     # --- requests and accounts --------------------------------------------------------------------------
 
@@ -218,3 +218,11 @@ class Store:
             # The live files are what counts; they are adopted anew.
             log.warning("%s/state.json cannot be used: %s", self.directory, error)
             return StoreState()
+
+
+def _remove(directory: Path) -> None:
+    """A set's directory; shutil would bring half a megabyte of archivers. What cannot go is tried again."""
+    with contextlib.suppress(OSError):
+        for file in directory.iterdir():
+            file.unlink()
+        directory.rmdir()

@@ -22,6 +22,7 @@ from daemon.certificates.operations import (
     OrderFailedError,
     Upload,
     encoded_roots,
+    orders_barred,
     pem_of,
 )
 from daemon.certificates.subsystem import Certificates
@@ -31,6 +32,7 @@ from daemon.errors import ConflictError, InvalidSettingsError, NotFoundError, Un
 from daemon.jobs import Jobs
 from daemon.places import Places
 from daemon.platform import Platform
+from daemon.services.model import Role
 from daemon.settings import Settings
 from daemon.settings.messages import Severity
 from daemon.settings.reach import CertificateSource
@@ -400,6 +402,11 @@ def test_pauses_outlive_a_restart(box: Box, service: PlayedService) -> None:
         box.operations.renew_if_due(silent)
     box.start()
     assert box.operations.renew_if_due(silent)["renewed"] is False
+
+
+def test_only_the_node_that_serves_orders() -> None:
+    barred = {role for role in Role if orders_barred(role) is not None}
+    assert barred == {Role.SLAVE, Role.OFF}
 
 
 def test_a_slave_orders_nothing(box: Box, service: PlayedService) -> None:
