@@ -10,7 +10,8 @@ from iso.iso9660 import Iso
 
 SYSTEM = "LiveOS/squashfs.img"
 SQUASHFS_MAGIC = b"hsqs"
-MENU = "boot/grub2/grub.cfg"
+# Distributions name GRUB's directory differently.
+MENUS = ("boot/grub/grub.cfg", "boot/grub2/grub.cfg")
 LOADERS = ("EFI/BOOT/bootx64.efi", "EFI/BOOT/grubx64.efi")
 
 
@@ -37,10 +38,11 @@ def _parts(iso: Iso, label: str) -> Iterator[Finding]:
     if iso.read_at(510, 2) != b"\x55\xaa":
         yield Finding("MBR", "there is none: the image does not boot from a stick")
     present = {name.lower(): name for name in iso.files}
-    for name in (SYSTEM, MENU, *LOADERS):
+    menu = next((name for name in MENUS if name in iso.files), MENUS[0])
+    for name in (SYSTEM, menu, *LOADERS):
         if name.lower() not in present:
             yield Finding(name, "is missing")
     if SYSTEM in iso.files and iso.read_at(iso.files[SYSTEM].extents[0][0] * 2048, 4) != SQUASHFS_MAGIC:
         yield Finding(SYSTEM, "is no squashfs")
-    if MENU in iso.files and label not in iso.read(MENU).decode("utf-8", "replace"):
-        yield Finding(MENU, f"starts from another volume than {label!r}")
+    if menu in iso.files and label not in iso.read(menu).decode("utf-8", "replace"):
+        yield Finding(menu, f"starts from another volume than {label!r}")
