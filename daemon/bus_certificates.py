@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from daemon.audit import AuditLog
 from daemon.authorization import Caller, reads, writes
 from daemon.bus import BUS_NAME, Handler
 from daemon.certificates.edge import refuse_without
@@ -22,12 +23,24 @@ LANE = "certificates"
 MOST_FILES = 20
 LARGEST_FILE_BYTES = 1024 * 1024
 LONGEST_TEXT = 500
+METHODS = {
+    "certificate upload": "Upload",
+    "certificate renew": "Renew",
+    "certificate acme": "EnableAcme",
+    "certificate rollback": "Rollback",
+}
+"""Methods by the kind of their jobs."""
 ORGANISATION = ("organisation", "unit", "locality", "state", "country")
 
 
-def certificate_handlers(operations: Operations | None, jobs: Jobs) -> dict[str, Handler]:
-    """Every method of Certificates1 by its full name; without operations (no known platform) they say so."""
-    methods = _Certificates(operations, jobs)
+def certificate_handlers(
+    operations: Operations | None, jobs: Jobs, audit: AuditLog | None = None
+) -> dict[str, Handler]:
+    """Every method of Certificates1 by its full name; without operations (no known platform) they say so.
+
+    `audit` also takes how each job ended.
+    """
+    methods = _Certificates(operations, jobs, audit)
     table: Mapping[str, Handler] = {
         "Show": methods.show,
         "Check": methods.check,
@@ -53,9 +66,10 @@ def _recorded(options: str, *names: str) -> dict[str, object]:
 
 
 class _Certificates:
-    def __init__(self, operations: Operations | None, jobs: Jobs) -> None:
+    def __init__(self, operations: Operations | None, jobs: Jobs, audit: AuditLog | None) -> None:
         self._operations = operations
         self._jobs = jobs
+        self._audit = audit
 
     @reads
     def show(self, _caller: Caller) -> str:
@@ -154,7 +168,21 @@ class _Certificates:
 
     def _job(self, caller: Caller, kind: str, work: Callable[[Progress], JsonObject]) -> str:
         def run(handle: JobHandle) -> object:
-            return work(handle.progress)
+            outcome, serial = "failed", ""
+            try:
+                result = work(handle.progress)
+                outcome, serial = "done", _serial(result)
+                return result
+            except Exception as error:
+                outcome = f"failed: {error}"
+                raise
+            finally:
+                if self._audit is not None:
+                    arguments = {"job": handle.job.identifier, "certificate": serial}
+                    name = f"Certificates1.{METHODS[kind]}"
+                    self._audit.record(
+                        who=caller.shown, uid=caller.uid, method=name, arguments=arguments, outcome=outcome
+                    )
 
         return self._jobs.submit(kind, caller.shown, run, lane=LANE).identifier
 
@@ -210,6 +238,11 @@ def _line(value: object) -> str:
 
 def _comment(table: Mapping[str, Any]) -> str:
     return _line(table.get("comment") or "")
+
+
+def _serial(result: JsonObject) -> str:
+    served = result.get("certificate")
+    return str(served.get("serial", "")) if isinstance(served, dict) else ""
 
 
 def _text(value: object) -> str:

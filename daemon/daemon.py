@@ -145,7 +145,7 @@ class Daemon:
             values = arguments if isinstance(arguments, dict) else {}
             audit.record(who=caller.shown, uid=caller.uid, method=method, arguments=values, outcome=outcome)
 
-        methods = handlers(core) | certificate_handlers(operations, self._jobs)
+        methods = handlers(core) | certificate_handlers(operations, self._jobs, audit)
         methods |= firewall_handlers(self._engine, self._firewall, self._shield)
         methods |= domain_handlers(self._engine, self._domain, self._mode)
         manager = words.manager(places, pair, self._pair, self._live_calls) if places.is_live else None

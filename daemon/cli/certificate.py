@@ -17,7 +17,7 @@ from daemon.cli.progress import follow
 from daemon.cli.render import emit_json, fields, line
 from daemon.cli.session import Session, Write, reads, writes
 from daemon.cli.status import local_time
-from daemon.errors import InvalidSettingsError, NotFoundError
+from daemon.errors import InvalidSettingsError, NotFoundError, Problem
 
 CERTIFICATES = "Certificates1"
 LIMIT_SECONDS = 120.0
@@ -35,6 +35,16 @@ files_argument: Decorator = click.argument(
 password_option: Decorator = click.option(
     "--password-stdin", is_flag=True, help="Read the password of the key from the first line of stdin."
 )
+
+
+class RefusedError(InvalidSettingsError):
+    """A certificate, a request or an order is refused."""
+
+    def __init__(
+        self, problems: list[Problem], heading: str = "The certificate is refused; nothing was changed:"
+    ) -> None:
+        super().__init__(problems)
+        self.heading = heading
 
 
 @click.group()
@@ -103,7 +113,7 @@ def check(session: Session, as_json: bool, files: tuple[Path, ...], password_std
     else:
         _show_verdict(verdict)
     if verdict.get("accepted") is not True:
-        raise InvalidSettingsError(problems_of(verdict))
+        raise RefusedError(problems_of(verdict))
 
 
 @certificate.command("upload")
@@ -121,7 +131,7 @@ def upload(session: Session, write: Write, files: tuple[Path, ...], password_std
         # With --yes nobody looks at a verdict first: the upload comes to the same one.
         verdict = _checked(session.client, material, password_stdin)
         if verdict.get("accepted") is not True:
-            raise InvalidSettingsError(problems_of(verdict))
+            raise RefusedError(problems_of(verdict))
         if write.dry_run and write.json:
             emit_json({"dry_run": True, **verdict})
         else:
@@ -250,7 +260,7 @@ def enable(
         return
     write.ask("Order a certificate for the domain?")
     job = session.client.call(CERTIFICATES, "EnableAcme", json.dumps(options))
-    _finish(session.client, write, job)
+    _finish(session.client, write, job, "No certificate was ordered; these conditions do not hold:")
 
 
 @certificate.command("rollback")
@@ -272,8 +282,11 @@ def rollback(session: Session, write: Write) -> None:
     _finish(session.client, write, job)
 
 
-def _finish(client: Client, write: Write, job: str) -> None:
-    result = follow(client, job, quiet=write.json)
+def _finish(client: Client, write: Write, job: str, heading: str = "") -> None:
+    try:
+        result = follow(client, job, quiet=write.json)
+    except InvalidSettingsError as error:
+        raise RefusedError(error.problems, *([heading] if heading else [])) from None
     if write.json:
         emit_json({"job": job, "result": result})
         return

@@ -106,7 +106,8 @@ def report(error: CentralinoError, *, as_json: bool) -> None:
         print(json.dumps(document, indent=2), file=sys.stderr)
         return
     if isinstance(error, InvalidSettingsError):
-        line("The settings are refused; nothing was changed:", style="bold red", stream=sys.stderr)
+        heading = getattr(error, "heading", "The settings are refused; nothing was changed:")
+        line(heading, style="bold red", stream=sys.stderr)
         for problem in error.problems:
             line(f"  {problem.sentence()}", stream=sys.stderr)
         return

@@ -13,6 +13,7 @@ from certificate_authority import PrivateAuthority
 from certificate_helper import ask_here
 
 from daemon.alarms import Alarms
+from daemon.audit import AuditLog
 from daemon.authorization import Caller, method_of
 from daemon.bus_certificates import certificate_handlers
 from daemon.certificates.helper import Answer, Verb
@@ -444,9 +445,10 @@ def test_a_new_domain_makes_the_renewal_due_at_once(box: Box, service: PlayedSer
 
 
 def test_the_bus_records_no_material_and_refuses_nonsense(box: Box) -> None:
-    jobs = Jobs()
+    jobs, audit = Jobs(), AuditLog(box.places.state / "audit.jsonl")
     methods = {
-        name.rpartition(".")[2]: method for name, method in certificate_handlers(box.operations, jobs).items()
+        name.rpartition(".")[2]: method
+        for name, method in certificate_handlers(box.operations, jobs, audit).items()
     }
     certificate, key = box.authority.issue([NAME])
     material = json.dumps({"files": list(upload(certificate, key).files), "password": "sesame"})
@@ -466,6 +468,9 @@ def test_the_bus_records_no_material_and_refuses_nonsense(box: Box) -> None:
     identifier = str(methods["Upload"](ADMIN, material, "{}"))
     assert jobs.wait(20)
     assert box.served() == json.loads(json.dumps(jobs.get(identifier).result))["certificate"]["serial"]
+    (entry,) = audit.entries(10)
+    assert (entry["method"], entry["outcome"]) == ("Certificates1.Upload", "done")
+    assert entry["arguments"] == {"job": identifier, "certificate": box.served()}
     shown = str(methods["Show"](ADMIN))
     assert "PRIVATE KEY" not in shown
     assert box.served() in shown
