@@ -187,7 +187,7 @@ class Network:
                 names = ", ".join(entry.names[0] for entry in new.network.hosts)
                 yield Change(
                     self.name,
-                    f"Know {names} without DNS" if names else "Know no hosts without DNS",
+                    f"Know {names} without DNS" if names else "Know only this node's own name without DNS",
                     files=(FileChange(hosts_file, hosts, after),),
                     detail={"hosts": True},
                 )
