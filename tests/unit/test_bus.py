@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from gi.repository import Gio, GLib
@@ -46,8 +47,12 @@ def wait_for(condition: Callable[[], object], what: str, limit_seconds: float = 
 class Client:
     """One connection of one user; the calls are those of pydbus underneath, with their error names."""
 
+    # When the collector ends a connection, it can wait for the bindings' own thread, which waits for it.
+    kept: ClassVar[list[object]] = []
+
     def __init__(self, address: str) -> None:
         self.bus = connect(address)
+        self.kept.append(self.bus.con)
 
     def call(self, name: str, *arguments: str | int) -> str:
         interface, _, method = name.partition(".")
