@@ -306,9 +306,16 @@ EDGES: tuple[Edge, ...] = (
 STAYING: tuple[tuple[frozenset[Role], Guard, tuple[Action, ...], str], ...] = (
     (
         _roles(Role.SLAVE, Role.JOINING),
-        lambda view: view.vrrp is Vrrp.MASTER,
+        lambda view: view.vrrp is Vrrp.MASTER and _peer_serves(view),
         (Action.YIELD_ADDRESSES,),
-        "VRRP is silent, but the peer link or an obstacle says not to take over",
+        "VRRP is silent, but the peer link says that the master lives",
+    ),
+    # A peer that steps down has let go already: to hold on is right, and saves a second of the switch.
+    (
+        _roles(Role.SLAVE, Role.JOINING),
+        lambda view: view.vrrp is Vrrp.MASTER,
+        (),
+        "VRRP is silent, and it is not clear yet whether to take over",
     ),
     (
         _roles(Role.SLAVE),

@@ -69,6 +69,12 @@ def test_vrrp_silence_alone_does_not_promote() -> None:
     assert Action.YIELD_ADDRESSES in decision.actions
 
 
+def test_a_peer_that_steps_down_has_let_go_so_the_addresses_are_kept() -> None:
+    decision = decide(slave(vrrp=Vrrp.MASTER, peer=Peer(Role.DEMOTING, 1, HIGH)))
+    assert decision.edge is None
+    assert decision.actions == ()
+
+
 def test_lost_peer_link_alone_does_not_promote() -> None:
     assert name(slave(link=Link.LOST)) is None
 
