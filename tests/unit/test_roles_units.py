@@ -202,9 +202,9 @@ def test_only_root_may_own_the_name_and_everybody_may_call() -> None:
 def nft_ports(chain: str, protocol: Protocol) -> set[int]:
     """The ports that a chain of the base rules accepts."""
     text = (ROLES / "firewall/files/base.nft").read_text()
-    body = text.split(f"chain {chain} {{", 1)[1].split("\n    }", 1)[0]
+    rule = rf"^add rule inet centralino {chain} {protocol} dport (?:{{ ([^}}]*) }}|(\d+)) accept$"
     ports: set[int] = set()
-    for match in re.finditer(rf"^\s*{protocol} dport (?:{{ ([^}}]*) }}|(\d+)) accept$", body, re.MULTILINE):
+    for match in re.finditer(rule, text, re.MULTILINE):
         for word in (match[1] or match[2]).split(","):
             first, _, last = word.strip().partition("-")
             ports |= set(range(int(first), int(last or first) + 1))
