@@ -6,8 +6,11 @@ import re
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
 
+import pymysql
 import pytest
 from replication_pair import Member, pair_of_nodes
 
@@ -232,6 +235,37 @@ def test_a_frozen_database_cannot_hold_up_the_demotion(members: tuple[Member, Me
     old.clear()
     insert(new, 91)
     in_step(new, old)
+
+
+def test_no_acknowledged_row_is_lost_when_the_master_dies(members: tuple[Member, Member]) -> None:
+    """Four writers in full swing, the power goes: the slave has every row that a writer was told is saved."""
+    old, new = master_and_slave(members)
+    socket = f"/proc/{old.node.init}/root/run/mysqld/mysqld.sock"
+    acknowledged: list[int] = []
+
+    def write(first: int) -> None:
+        with suppress(pymysql.err.MySQLError, OSError):
+            link = pymysql.connect(unix_socket=socket, user="root", autocommit=True, read_timeout=10)
+            with link.cursor() as cursor:
+                for number in count(first, 4):
+                    cursor.execute(f"INSERT INTO centralino.rows VALUES ({number})")
+                    acknowledged.append(number)
+
+    writers = [threading.Thread(target=write, args=(10_000 + number,)) for number in range(4)]
+    for writer in writers:
+        writer.start()
+    wait_for(lambda: len(acknowledged) > 500, 60, "rows")
+    old.node.power_off()
+    for writer in writers:
+        writer.join(30)
+    new.call("database.make_writable", 5)
+    assert set(acknowledged) <= new.rows()
+    old.node.power_on()
+    old.start()
+    old.call("database.follow", 10)
+    old.clear(limit_seconds=120)
+    in_step(new, old)
+    old.node.run(["sh", "-c", f"rm -f {EVIDENCE}/*.sql"])
 
 
 def test_first_start_survives_power_cuts(lab_root: Path, tmp_path: Path) -> None:

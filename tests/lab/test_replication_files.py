@@ -113,6 +113,7 @@ def test_source_tree_emptied(members: tuple[Member, Member]) -> None:
     first, second = members
     shell(first, f"mkdir -p {RECORDINGS}/bulk; for n in $(seq 60); do echo $n > {RECORDINGS}/bulk/$n; done")
     in_step(first, second)
+    wait_for(lambda: first.state("files")["lag_milliseconds"] == 0, 30, "the end of the sending")
     before = names(second, RECORDINGS)
     shell(first, f"rm -rf {RECORDINGS}/*")
     first.until("vanished at once", "files")

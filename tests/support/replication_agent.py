@@ -100,7 +100,7 @@ class Agent:
         target = {"database": self.database, "files": self.files}[part]
         if name in ("seed_from_peer", "resynchronize"):
             said: list[object] = []
-            getattr(target, name)(lambda share, text: said.append([share, text]))
+            getattr(target, name)(lambda share, text: said.append([share, text]), *words)
             return said
         found = getattr(target, name)(*words)
         if name == "state":
