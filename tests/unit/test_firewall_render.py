@@ -77,7 +77,10 @@ def test_sets_that_packets_fill_are_never_flushed() -> None:
 
 def test_every_line_touches_our_table_only() -> None:
     for line in render(Policy(Mode.STANDARD)).splitlines():
-        assert re.match(r"(add|flush) (table|set|element|chain|rule) inet centralino|delete chain inet centralino local$", line), line
+        assert re.match(
+            r"(add|flush) (table|set|element|chain|rule) inet centralino|delete chain inet centralino local$",
+            line,
+        ), line
 
 
 def test_equal_policies_render_equally_whatever_the_order() -> None:
