@@ -107,32 +107,22 @@ class MariaDb:
     def make_writable(self, limit_seconds: float) -> None:
         """See the contract. Raises UnavailableError when the relay log is not worked off in time."""
         deadline = time.monotonic() + limit_seconds
-        # Ends the connection to a peer that may be dead, so that nothing below waits for it.
+        # The keeper keeps its hands off, and the connection to a peer that may be dead ends, so that neither
+        # it nor anything below waits for that peer.
+        self._aim = Aim.UNDECIDED
         self._forward.close()
         with self._turn, session(self._server.socket, limit_seconds) as own:
-            finish(self._seeding, own)
-            drain(own, deadline)
-            own.do(
-                f"SET GLOBAL server_id = {self._server.number}",
-                "SET GLOBAL rpl_semi_sync_slave_enabled = OFF",
-                "SET GLOBAL rpl_semi_sync_master_enabled = ON",
-                *DURABLE,
-                "SET GLOBAL read_only = OFF",
-            )
-            if not lineage_of(own):
-                own.rows(
-                    "REPLACE INTO centralino_pair.lineage (identifier) VALUES (%s)", (str(uuid.uuid4()),)
-                )
+            self._open(own, deadline, Aim.UNDECIDED)
             self._aim = Aim.WRITABLE
-            self._note = ""
-            self._seed_wanted = False
             self._look = look(own, time.monotonic())
 
     def make_read_only(self, limit_seconds: float) -> None:
         """See the contract. A server that does not obey is killed: it comes back read-only."""
         deadline = time.monotonic() + limit_seconds
+        # Before its turn, so that an opening that is under way ends; in its turn, so that it counts.
         self._aim = Aim.READ_ONLY
         with self._turn:
+            self._aim = Aim.READ_ONLY
             try:
                 with session(self._server.socket, max(1.0, limit_seconds / 2)) as own:
                     shut(own, deadline)
@@ -145,8 +135,8 @@ class MariaDb:
 
     def follow(self, limit_seconds: float) -> None:
         """See the contract. While the peer is not ready yet the keeper goes on trying."""
-        self._aim = Aim.FOLLOWING
         with self._turn:
+            self._aim = Aim.FOLLOWING
             try:
                 self._begin_to_follow(limit_seconds)
             except UnavailableError as error:
@@ -256,6 +246,24 @@ class MariaDb:
             raise UnavailableError("this node is not master and gives no copy of its database")
         server = self._server
         return serve.argv(words, server.socket, self._seeding.data, server.user, server.group)
+
+    def _open(self, own: Session, deadline: float, aim: Aim) -> None:
+        """Apply what was received, then allow writes, unless the aim is another one by then."""
+        finish(self._seeding, own)
+        drain(own, deadline)
+        own.do(
+            f"SET GLOBAL server_id = {self._server.number}",
+            "SET GLOBAL rpl_semi_sync_slave_enabled = OFF",
+            "SET GLOBAL rpl_semi_sync_master_enabled = ON",
+            *DURABLE,
+        )
+        if self._aim is not aim:
+            raise UnavailableError("the role changed while the database was being opened")
+        own.do("SET GLOBAL read_only = OFF")
+        if not lineage_of(own):
+            own.rows("REPLACE INTO centralino_pair.lineage (identifier) VALUES (%s)", (str(uuid.uuid4()),))
+        self._note = ""
+        self._seed_wanted = False
 
     # --- following ------------------------------------------------------------------------------------
 
@@ -385,7 +393,8 @@ class MariaDb:
             return
         if self._aim is Aim.WRITABLE and not seen.writable:
             self._retry_after = now + RETRY_SECONDS
-            self.make_writable(ANSWER_LIMIT_SECONDS)
+            with session(self._server.socket, SHORT_LIMIT_SECONDS) as own:
+                self._open(own, now + SHORT_LIMIT_SECONDS, Aim.WRITABLE)
         elif self._aim is Aim.WRITABLE and seen.listeners and not seen.synchronous and self._watching:
             self._retry_after = now + RETRY_SECONDS
             self._watching.do("REPLACE INTO centralino_pair.pulse (one, moment) VALUES (1, NOW(6))")
