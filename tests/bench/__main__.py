@@ -22,6 +22,7 @@ from tests.bench import (
     interface,
     network,
     recovery,
+    replication,
     rows,
 )
 from tests.bench.nodes import install_peers, start_peers
@@ -33,6 +34,7 @@ GROUPS = (
     "certificates",
     "firewall",
     "recovery",
+    "replication",
     "build",
     "images",
     "installer",
@@ -97,6 +99,9 @@ def bench(only: tuple[str, ...], runs: int | None, root: Path | None, output: Pa
                     node = lab.add_node()
                     node.power_on(120)
                     found += recovery.measure(lab, node, **given)
+            if "replication" in chosen:
+                console.print("> replicate a database and files between two nodes")
+                found += replication.measure(tree)
     if "build" in chosen:
         console.print("> build, and build bare")
         found += build.measure(**given)
