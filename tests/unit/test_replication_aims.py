@@ -1,0 +1,103 @@
+"""Who wins when orders meet: a database that is being opened while the node is told to step down."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from daemon.errors import UnavailableError
+from fault_tolerance.database.look import Aim
+from fault_tolerance.database.replica import MariaDb, Server
+from fault_tolerance.database.session import Row, Session
+from fault_tolerance.view import Obstacle
+
+
+class Channel:
+    def command(self, channel: object, words: Sequence[str] = ()) -> list[str]:
+        return ["true", str(channel), *words]
+
+    def remote_shell(self, channel: object) -> list[str]:
+        return ["true"]
+
+
+class Statements:
+    """A session that does nothing but remember."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+
+    def do(self, *statements: str) -> None:
+        self.done += statements
+
+    def rows(self, statement: str, values: tuple[object, ...] = ()) -> list[Row]:
+        return []
+
+    def text(self, statement: str) -> str:
+        return "a lineage"
+
+
+@pytest.fixture
+def part(tmp_path: Path) -> Iterator[MariaDb]:
+    """No server answers: the keeper finds nothing to do."""
+    (tmp_path / "etc").mkdir()
+    server = Server(
+        socket=tmp_path / "none.sock",
+        home=tmp_path / "home",
+        configuration=tmp_path / "etc",
+        unit="mariadb.service",
+        owner="nobody",
+        owner_id=os.getuid(),
+        user=1,
+        group=1,
+        number=7,
+        state=tmp_path / "state",
+    )
+    made = MariaDb(server, Channel())
+    yield made
+    made.close()
+
+
+def opened(part: MariaDb, aim: Aim) -> list[str]:
+    own = Statements()
+    try:
+        part._open(cast(Session, own), time.monotonic() + 1, aim)
+    except UnavailableError:
+        assert "SET GLOBAL read_only = OFF" not in own.done
+    return own.done
+
+
+def test_an_opening_ends_when_the_aim_is_another_one(part: MariaDb) -> None:
+    part._aim = Aim.READ_ONLY  # what a demotion does before its turn
+    assert "SET GLOBAL read_only = OFF" not in opened(part, Aim.WRITABLE)
+    part._aim = Aim.WRITABLE
+    assert opened(part, Aim.WRITABLE)[-1] == "SET GLOBAL read_only = OFF"
+
+
+def test_a_master_is_durable_before_it_takes_a_write(part: MariaDb) -> None:
+    part._aim = Aim.WRITABLE
+    done = opened(part, Aim.WRITABLE)
+    assert done.index("SET GLOBAL sync_binlog = 1") < done.index("SET GLOBAL read_only = OFF")
+    assert done.index("FLUSH LOCAL BINARY LOGS") < done.index("SET GLOBAL read_only = OFF")
+
+
+def test_without_a_server_nothing_may_be_taken_over_and_nobody_waits(part: MariaDb, tmp_path: Path) -> None:
+    began = time.monotonic()
+    assert part.state().obstacles == {Obstacle.REPLICA_BROKEN}
+    assert part.heartbeat() == {"answers": False}
+    assert part.position() == 0
+    assert time.monotonic() - began < 1
+    with pytest.raises(UnavailableError):
+        part.make_writable(1)
+    assert "read_only = ON" in (tmp_path / "etc/70-centralino-pair.cnf").read_text()
+
+
+def test_a_slave_gives_no_copy_of_itself(part: MariaDb) -> None:
+    with pytest.raises(UnavailableError, match="not master"):
+        part.serve_argv(["seed"])
+    with pytest.raises(UnavailableError, match="only a slave"):
+        part.seed_from_peer(lambda _share, _text: None)
