@@ -207,6 +207,32 @@ def fresh(node: Node) -> list[str]:
     return [put(node, "fresh.crt", chain), put(node, "fresh.key", key)]
 
 
+HTTP = """
+[general]
+enabled = yes
+bindaddr = 127.0.0.1
+tlsenable = yes
+tlsbindaddr = 0.0.0.0:8089
+tlscertfile = /etc/asterisk/keys/box.crt
+tlsprivatekey = /etc/asterisk/keys/box.key
+"""
+
+
+def test_websockets_of_asterisk_take_the_certificate_where_they_are_enabled(node: Node) -> None:
+    before = node.run(["cat", "/etc/asterisk/http.conf"]).output
+    node.run(["tee", "/etc/asterisk/http.conf"], input_text=HTTP)
+    try:
+        node.run(["asterisk", "-rx", "module reload http"])
+        first = served_serial(node, 8089)
+        certificate(node, "upload", *fresh(node), "--yes")
+        assert served_serial(node, 8089) == serials(node)[0] != first
+        consumers = shown(node)["served"]["consumers"]  # type: ignore[index]
+        assert "asterisk-wss" in {one["consumer"] for one in consumers}
+    finally:
+        node.run(["tee", "/etc/asterisk/http.conf"], input_text=before)
+        node.run(["asterisk", "-rx", "module reload http"])
+
+
 def test_a_power_cut_in_the_middle_leaves_one_pair_that_is_served(node: Node) -> None:
     """The power goes while certificates are replaced in a loop; afterwards all services serve one pair."""
     loop = "while centralino certificate renew --yes; do :; done"
