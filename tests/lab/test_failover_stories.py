@@ -162,9 +162,25 @@ def test_killed_runtime_on_the_master_changes_nothing(pair: PairOfNodes) -> None
 
 def test_both_power_off_and_return_together(pair: PairOfNodes) -> None:
     master = pair.wait_healthy()
-    for node in pair.nodes:
-        node.power_off()
+    # The slave first: the other way round it would be master for its last moment.
+    pair.other(master).power_off()
+    master.power_off()
     pair.lab.power_on_all()
     pair.start_echo()
     # Whoever was master last has the newest data.
     assert pair.wait_healthy() is master
+
+
+def test_master_off_then_slave_off_and_the_slave_returns_first(pair: PairOfNodes) -> None:
+    """The slave took over before its own power failed, so it has the newer data, and waits for its peer."""
+    master = pair.wait_healthy()
+    slave = pair.other(master)
+    master.power_off()
+    wait_for(lambda: role(slave) == "master", 30, "the promotion")
+    slave.power_off()
+    slave.power_on()
+    wait_for(lambda: role(slave) == "joining", 60, "the wait for the peer")
+    assert "not been met" in str(status(slave)["obstacles"])
+    master.power_on()
+    pair.start_echo()
+    assert pair.wait_healthy() is slave

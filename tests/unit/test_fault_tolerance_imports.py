@@ -1,4 +1,4 @@
-"""What a process must not have in its memory: a box without a pair nothing of pairs, a runtime nothing heavy."""
+"""What must not be in memory: in a box without a pair nothing of pairs, in a runtime nothing heavy."""
 
 from __future__ import annotations
 
