@@ -22,6 +22,7 @@ from fault_tolerance.files.watch import Watch
 log = logging.getLogger(__name__)
 
 GATHER_SECONDS = 0.05
+WATCHING = "watching"
 IDLE_SECONDS = 0.5
 RETRY_SECONDS = 1.0
 LONGEST_RETRY_SECONDS = 15.0
@@ -68,7 +69,7 @@ class Cap:
 
 
 class Sender:
-    """Sends from `start` to `stop`. Raises StorageError when the trees cannot be watched."""
+    """Sends from `start` to `stop`."""
 
     def __init__(
         self, trees: Sequence[Tree], markers: Markers, shell: Sequence[str], epoch: int, kilobytes: int
@@ -82,8 +83,8 @@ class Sender:
         self._ended = threading.Event()
         self._wakes = {True: threading.Event(), False: threading.Event()}
         self._runs: dict[bool, rsync.Run] = {}
-        self._trouble: dict[bool, str] = {}
-        self._watch = Watch(self.compare_all)
+        self._trouble: dict[bool | str, str] = {}
+        self._watch: Watch | None = None
         self._threads = [threading.Thread(target=self._listen, name="files-watch", daemon=True)]
         for urgent, name in ((True, "files-urgent"), (False, "files-bulk")):
             self._threads.append(threading.Thread(target=self._send, args=(urgent,), name=name, daemon=True))
@@ -101,7 +102,8 @@ class Sender:
             run.end()
         for thread in self._threads:
             thread.join(10)
-        self._watch.close()
+        if self._watch is not None:
+            self._watch.close()
 
     # --- what others see ------------------------------------------------------------------------------
 
@@ -157,28 +159,43 @@ class Sender:
     # --- threads --------------------------------------------------------------------------------------
 
     def _listen(self) -> None:
-        looked = 0.0
-        while not self._ended.is_set():
+        looked, watch = 0.0, self._begin_to_watch()
+        while watch is not None and not self._ended.is_set():
             now = time.monotonic()
             if now - looked >= RETRY_SECONDS:
                 looked = now
                 for book in self.books:
-                    self._begin(book)
+                    self._begin(book, watch)
             try:
-                with_events = self._read()
+                with_events = self._read(watch)
             except (OSError, ValueError):
                 return  # closed
             if with_events:
                 self._wake()
 
-    def _read(self) -> bool:
+    def _begin_to_watch(self) -> Watch | None:
+        """Try until the kernel gives a watch, for which others may have to end; None at the end."""
+        while not self._ended.is_set():
+            try:
+                self._watch = Watch(self.compare_all)
+            except StorageError as error:
+                if self._trouble.get(WATCHING) != str(error):
+                    log.error("%s", error)
+                self._trouble[WATCHING] = str(error)
+                self._ended.wait(RETRY_SECONDS)
+            else:
+                self._trouble[WATCHING] = ""
+                return self._watch
+        return None
+
+    def _read(self, watch: Watch) -> bool:
         # The events are noted under the lock; the waiting for them is not.
-        if not self._watch.ready(IDLE_SECONDS):
+        if not watch.ready(IDLE_SECONDS):
             return False
         with self._lock:
-            return self._watch.read(0)
+            return watch.read(0)
 
-    def _begin(self, book: Book) -> None:
+    def _begin(self, book: Book, watch: Watch) -> None:
         """Watch a tree as soon as it is there, and see when it is not what it was."""
         try:
             if not self._markers.is_present(book.tree):
@@ -186,13 +203,14 @@ class Sender:
             self._markers.check(book.tree)
             if not book.watched:
                 with self._lock:
-                    self._watch.add(book.tree, book.pending)
+                    watch.add(book.tree, book.pending)
                     book.watched, book.compare = True, True
+                self._trouble[WATCHING] = ""
                 self._wake()
         except SourceLostError as error:
             self._halt(book, str(error))
         except StorageError as error:
-            self._trouble[book.tree.urgent] = str(error)
+            self._trouble[WATCHING] = str(error)
         else:
             if book.stopped and "marker" in book.stopped:
                 book.stopped, book.compare, book.watched = "", True, False

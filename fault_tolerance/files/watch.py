@@ -33,7 +33,8 @@ class _Watched:
 class Watch:
     """Watches trees from `add` to `close`; `read` is called by one thread, `lock` guards the pendings.
 
-    `overflow` is called when events were lost: then only a full pass knows.
+    Raises StorageError when the kernel gives no watch. `overflow` is called when events were lost: then only
+    a full pass knows.
     """
 
     def __init__(self, overflow: Callable[[], None]) -> None:
@@ -52,7 +53,13 @@ class Watch:
             | flags.EXCL_UNLINK
         )
         self._overflow = overflow
-        self._inotify = INotify()
+        try:
+            self._inotify = INotify()
+        except OSError as error:
+            raise StorageError(
+                f"the replicated trees cannot be watched: {os.strerror(error.errno or 0)}",
+                "raise fs.inotify.max_user_instances",
+            ) from error
         self._places: dict[int, tuple[_Watched, str]] = {}
         self._numbers: dict[tuple[str, str], int] = {}
         # The last rename that began in a tree: its cookie, and how many files were counted as lost.
