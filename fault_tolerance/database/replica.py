@@ -280,7 +280,9 @@ class MariaDb:
                 return
             compared = classify(seen.state, peer)
             if compared in (Comparison.AHEAD, Comparison.DIVERGED):
-                self._replace(seen.state, peer, f"this node's data is {compared.value} of the peer's")
+                self._replace(
+                    seen.state, peer, f"compared with the peer's, this node's data is {compared.value}"
+                )
                 return
             if seen.purged:
                 self._replace(
@@ -299,7 +301,7 @@ class MariaDb:
                 "START SLAVE",
             )
             self._note = ""
-            log.info("this node's data is %s to the peer's and follows it", compared.value)
+            log.info("compared with the peer's, this node's data is %s; it follows", compared.value)
             self._look = look(own, time.monotonic())
 
     def _ask_peer(self, port: int, limit_seconds: float) -> tuple[GtidState, str]:
