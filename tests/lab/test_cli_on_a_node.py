@@ -95,13 +95,14 @@ def test_installed_completion_of_three_shells(node: Node) -> None:
 
 def test_a_change_that_cuts_off_returns_by_itself_though_the_daemon_is_killed(node: Node) -> None:
     assert addresses(node) == ["10.77.0.11"]
-    wrong = '{"ipv4": "static", "ipv6": "off", "addresses": ["10.66.0.11/24"], "gateway": "10.66.0.1"}'
+    # The gateway answers, so the box itself sees nothing wrong; the admin's address is gone all the same.
+    wrong = '{"ipv4": "static", "ipv6": "off", "addresses": ["10.77.0.99/24"], "gateway": "10.77.0.1"}'
     done = centralino(
         node, "config", "set", f"network.interfaces.eth0={wrong}", "--yes", "--confirm-seconds", "8"
     )
     assert done.ok, done.errors
     assert "centralino config confirm" in done.output
-    assert addresses(node) == ["10.66.0.11"]
+    assert addresses(node) == ["10.77.0.99"]
     node.signal_unit("centralinod.service")
     wait_for(lambda: addresses(node) == ["10.77.0.11"], 40, "the return of the old address")
     wait_for(lambda: centralino(node, "status", "--json").ok, 20, "the daemon's return")
