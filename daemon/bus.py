@@ -31,6 +31,7 @@ from pydbus.registration import ObjectRegistration, ObjectWrapper
 
 from daemon.authorization import Caller, Method, authorize, method_of
 from daemon.bus_identity import BUS, CALL_LIMIT_MILLISECONDS, Identities
+from daemon.connections import keep
 from daemon.errors import CentralinoError, NotAuthorizedError, UnavailableError
 
 log = logging.getLogger(__name__)
@@ -147,10 +148,10 @@ class BusService:
 def connect(address: str) -> pydbus.bus.Bus:
     """A pydbus connection to `system`, `session` or an address. Raises GLib.Error."""
     if address == "system":
-        return pydbus.SystemBus()
+        return keep(pydbus.SystemBus())
     if address == "session":
-        return pydbus.SessionBus()
-    return pydbus.connect(address)
+        return keep(pydbus.SessionBus())
+    return keep(pydbus.connect(address))
 
 
 def leaks_invocations() -> bool:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import daemon.lean  # noqa: F401  first: before the settings are declared
+from daemon.connections import leave
 from daemon.daemon import Daemon
 from daemon.errors import CentralinoError
 from daemon.journal import start_logging
@@ -69,5 +70,10 @@ def main(arguments: list[str] | None = None) -> int:
     return daemon.run()
 
 
+def run() -> None:
+    """`centralinod` as a program."""
+    leave(main())
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

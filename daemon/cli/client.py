@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from daemon.cli.json_types import JsonObject, JsonValue, as_list, as_object, objects_of, text_of
+from daemon.connections import keep
 from daemon.errors import (
     BUS_ERROR_PREFIX,
     CentralinoError,
@@ -114,8 +115,8 @@ class Client:
         address = address or os.environ.get("DBUS_SYSTEM_BUS_ADDRESS") or SYSTEM_BUS
         flags = Gio.DBusConnectionFlags.AUTHENTICATION_CLIENT | Gio.DBusConnectionFlags.MESSAGE_BUS_CONNECTION
         try:
-            self._connection: Gio.DBusConnection = Gio.DBusConnection.new_for_address_sync(
-                address, flags, None, None
+            self._connection: Gio.DBusConnection = keep(
+                Gio.DBusConnection.new_for_address_sync(address, flags, None, None)
             )
         except GLib.Error as error:
             raise UnavailableError(

@@ -12,6 +12,7 @@ import click
 
 from daemon.cli.render import line, prepare_streams
 from daemon.cli.session import Session
+from daemon.connections import leave
 from daemon.errors import CentralinoError, InvalidSettingsError, StorageError
 
 INTERRUPTED = 128 + signal.SIGINT
@@ -87,7 +88,8 @@ def cli(context: click.Context, bus: str | None) -> None:
     Every command talks to the daemon over the system bus. Reading needs membership of the group
     centralino-operator or centralino-admin, changing needs centralino-admin or root.
     """
-    context.obj = Session(bus)
+    context.obj = session = Session(bus)
+    context.call_on_close(session.close)
 
 
 def report(error: CentralinoError, *, as_json: bool) -> None:
@@ -144,7 +146,7 @@ def main() -> None:
         _abandon_stdout()
         print(f"centralino: the output could not be written: {error.strerror}", file=sys.stderr)
         code = StorageError.exit_code
-    sys.exit(code)
+    leave(code)
 
 
 def _abandon_stdout() -> None:

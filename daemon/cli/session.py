@@ -46,6 +46,12 @@ class Session:
             self._client = Client(self.address)
         return self._client
 
+    def close(self) -> None:
+        """Leave the bus, if it was entered."""
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
 
 @dataclass(frozen=True)
 class Write:

@@ -13,6 +13,7 @@ from contextlib import suppress
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
+from daemon.connections import keep
 from daemon.errors import ApplyFailedError, UnavailableError
 from daemon.network.keyfile import profile_uuid
 
@@ -212,7 +213,7 @@ class Manager:
 
         try:
             if self._connection is None or self._connection.is_closed():
-                self._connection = Gio.bus_get_sync(Gio.BusType.SYSTEM, None)
+                self._connection = keep(Gio.bus_get_sync(Gio.BusType.SYSTEM, None))
             answer = self._connection.call_sync(
                 BUS_NAME,
                 path,

@@ -15,6 +15,7 @@ from typing import Protocol, TypeVar
 
 from gi.repository import Gio, GLib
 
+from daemon.connections import keep
 from daemon.errors import UnavailableError
 from daemon.services.model import ActiveState, LoadState, UnitState
 
@@ -166,7 +167,7 @@ class SystemdUnits:
     def _connect(self) -> None:
         address = Gio.dbus_address_get_for_bus_sync(Gio.BusType.SYSTEM, None)
         flags = Gio.DBusConnectionFlags.AUTHENTICATION_CLIENT | Gio.DBusConnectionFlags.MESSAGE_BUS_CONNECTION
-        connection = Gio.DBusConnection.new_for_address_sync(address, flags, None, None)
+        connection = keep(Gio.DBusConnection.new_for_address_sync(address, flags, None, None))
         connection.set_exit_on_close(False)
         connection.connect("closed", self._quit)
         self._connection = connection

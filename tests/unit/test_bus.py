@@ -18,7 +18,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 from gi.repository import Gio, GLib
@@ -47,12 +46,8 @@ def wait_for(condition: Callable[[], object], what: str, limit_seconds: float = 
 class Client:
     """One connection of one user; the calls are those of pydbus underneath, with their error names."""
 
-    # When the collector ends a connection, it can wait for the bindings' own thread, which waits for it.
-    kept: ClassVar[list[object]] = []
-
     def __init__(self, address: str) -> None:
         self.bus = connect(address)
-        self.kept.append(self.bus.con)
 
     def call(self, name: str, *arguments: str | int) -> str:
         interface, _, method = name.partition(".")
@@ -550,7 +545,8 @@ def test_killed_while_unconfirmed_it_still_returns(own: Running) -> None:
     own.stop(signal.SIGKILL)
     own.start()
     wait_for(lambda: (own.root / "etc/hostname").read_text() == "centralino\n", "the return")
-    wait_for(lambda: Client(own.address).call("Settings1.History", 1).find("rolled_back") > 0, "the record")
+    client = Client(own.address)
+    wait_for(lambda: client.call("Settings1.History", 1).find("rolled_back") > 0, "the record")
 
 
 def test_a_second_daemon_does_not_take_the_name(own: Running) -> None:
