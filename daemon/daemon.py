@@ -79,7 +79,7 @@ class Daemon:
         subsystems: list[Subsystem] = [Hostname(places), Network(places), LogRetention(places, audit)]
         self._shield = self._sip_shield(found)
         refill = (lambda: None) if self._shield is None else self._shield.fill_kernel
-        # A slave's SIP is closed by the role runtime, which opens it without this daemon (see its silence.py).
+        # A slave's SIP is closed and opened by the role runtime without this daemon (see its silence.py).
         self._firewall = Firewall(places, lambda: self._engine.settings, alarms, on_lost=refill)
         subsystems.append(self._firewall)
         self._domain = self._mode = None
