@@ -54,8 +54,8 @@ class PeerChannel(Protocol):
 class ReplicaState:
     """How a replica is. `obstacles` keep this node from taking over (slave only); `lag_milliseconds` is
     None while unknown; `synchronous` is None where it does not apply (a slave), and on a master says whether
-    every acknowledged commit is on the peer; `detail` is a sentence for people; `alarm` one that must not wait
-    until somebody looks, "" without."""
+    every acknowledged commit is on the peer; `detail` is a sentence for people; `alarm` one that must not
+    wait until somebody looks, "" without."""
 
     obstacles: frozenset[Obstacle] = frozenset()
     lag_milliseconds: float | None = None

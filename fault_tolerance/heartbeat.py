@@ -6,10 +6,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from fault_tolerance.keepalived import Adverts
 from fault_tolerance.view import Obstacle, Peer, Rank, Role
 
-INTERVAL_SECONDS = 0.2
-SILENCE_SECONDS = 0.9
+# The peer link must not be slower than VRRP to notice a dead peer, or the promotion waits for it.
+INTERVAL_SECONDS = {Adverts.STANDARD: 0.2, Adverts.FAST: 0.1}
+SILENCE_SECONDS = {Adverts.STANDARD: 0.9, Adverts.FAST: 0.4}
 LONGEST_LINE = 4 * 1024 * 1024
 
 

@@ -96,7 +96,7 @@ class _Connection:
 
 
 class PeerLink:
-    """Up while something was heard within 0.9 s (monotonic). `on_message` gets each JSON object."""
+    """Up while something was heard lately (`heartbeat.SILENCE_SECONDS`); `on_message` gets each object."""
 
     def __init__(
         self,
@@ -107,6 +107,7 @@ class PeerLink:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._pair = pair
+        self._silence = SILENCE_SECONDS[pair.adverts]
         self._selector = selector
         self._on_message = on_message
         self._met_marker = met_marker
@@ -120,7 +121,7 @@ class PeerLink:
     @property
     def state(self) -> Link:
         """As of now."""
-        if self._heard is not None and self._clock() - self._heard < SILENCE_SECONDS:
+        if self._heard is not None and self._clock() - self._heard < self._silence:
             return Link.UP
         return Link.LOST if self._met else Link.NEVER
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 from fault_tolerance.view import Link
 
@@ -46,3 +48,9 @@ class Provider:
                 self._wake()
 
         self._background("provider", ask)
+
+
+def hook_of(directory: Path = Path("/etc/centralino/hooks")) -> Path | None:
+    """The provider hook, if an executable one is installed."""
+    path = directory / "public-address"
+    return path if os.access(path, os.X_OK) else None

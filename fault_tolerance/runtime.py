@@ -12,7 +12,6 @@ import os
 import selectors
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from daemon.errors import CentralinoError, StorageError
 from daemon.run import run
@@ -41,6 +40,7 @@ FENCE_SECONDS = 3.0
 SLOW_SECONDS = 2.0
 ADDRESS_GRACE_SECONDS = 0.6
 # After a loop that said "the link says that the master lives", listen to VRRP again: soon, then less often.
+YIELD_AFTER_SECONDS = 0.05
 YIELD_SECONDS = (3.0, 10.0, 30.0, 60.0)
 ANNOUNCE_AFTER_SECONDS = (0.0, 1.0, 3.0)
 STEPS_AT_ONCE = 6
@@ -104,6 +104,8 @@ class Runtime:
         self._cluster_taken = ("", 0.0)
         self.duplicates: dict[str, str] = {}
         self._duplicates_due = 0.0
+        self._vrrp_before = Vrrp.DOWN
+        self._vrrp_master_since = 0.0
         self._followed = False
         self.provider = Provider(hook, self.executor.background, self.wake)
 
@@ -159,7 +161,7 @@ class Runtime:
                 self._changed = False
                 self._judge(now)
             if due:
-                beat = now + INTERVAL_SECONDS
+                beat = now + INTERVAL_SECONDS[self.pair.adverts]
                 self.link.look()
                 self._beat()
             while self._announce and self._announce[0] <= now:
@@ -261,13 +263,16 @@ class Runtime:
         """What `decide` looks at."""
         facts = self.facts()
         self.obstacles = obstacles(facts)
+        vrrp = self._vrrp()
+        if vrrp is not self._vrrp_before:
+            self._vrrp_before, self._vrrp_master_since = vrrp, time.monotonic()
         return View(
             role=self.role,
             epoch=self.state.durable.epoch,
             rank=facts.rank,
             link=facts.link,
             peer=None if self.heard is None else self.heard.peer,
-            vrrp=self._vrrp(),
+            vrrp=vrrp,
             gateway=facts.gateway,
             witness=self.witness.sight,
             obstacles=self.obstacles,
@@ -542,6 +547,10 @@ class Runtime:
 
     def _yield(self, view: View) -> None:
         now = time.monotonic()
+        silent = self.link.silent_for()
+        if silent is None or now - silent < self._vrrp_master_since + YIELD_AFTER_SECONDS:
+            # Heard last before VRRP fell silent: the master may have died since. A living one is heard soon.
+            return
         if view.link is Link.UP and now >= self._yield_until:
             seconds = YIELD_SECONDS[min(self._yields, len(YIELD_SECONDS) - 1)]
             self._yields += 1
@@ -588,9 +597,3 @@ def _differs(before: Heartbeat, beat: Heartbeat) -> bool:
 
 def _ignore(_result: object) -> None:
     """For actions whose result nobody needs."""
-
-
-def hook_of(directory: Path = Path("/etc/centralino/hooks")) -> Path | None:
-    """The provider hook, if an executable one is installed."""
-    path = directory / "public-address"
-    return path if os.access(path, os.X_OK) else None

@@ -31,8 +31,9 @@ from fault_tolerance.executor import provider_hook
 from fault_tolerance.pair import RUN, Pair, read
 from fault_tolerance.pbx import Pbx
 from fault_tolerance.peer_link import SshChannel, ssh_arguments
+from fault_tolerance.provider import hook_of
 from fault_tolerance.resync import Resync
-from fault_tolerance.runtime import Runtime, hook_of
+from fault_tolerance.runtime import Runtime
 from fault_tolerance.view import Role, Wish
 
 AMI_SECRET = Path("/etc/centralino/secrets/asterisk-ami")
