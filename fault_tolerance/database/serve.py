@@ -11,14 +11,16 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from daemon.errors import CentralinoError, NotFoundError
+from daemon.errors import CentralinoError, NotFoundError, UnavailableError
 from fault_tolerance.database.session import session
 
 STREAM, SEED = "stream", "seed"
 LIMIT_SECONDS = 10.0
+RETRY_SECONDS = 0.5
 
 
 def argv(words: Sequence[str], socket: Path, data: Path, user: int, group: int) -> list[str]:
@@ -44,8 +46,7 @@ def main(arguments: Sequence[str]) -> int:
     Returns only when that fails."""
     socket, data = Path(arguments[0]), Path(arguments[1])
     try:
-        with session(socket, LIMIT_SECONDS) as own:
-            state = own.text("SELECT @@gtid_binlog_state")
+        state = _state(socket)
     except CentralinoError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
@@ -67,6 +68,19 @@ def main(arguments: Sequence[str]) -> int:
     except OSError as error:
         sys.stderr.write(f"{words[0]} could not be started: {error.strerror}\n")
     return 1
+
+
+def _state(socket: Path) -> str:
+    """Where the server stands; one that hangs up, as while it restarts, is asked again for a while."""
+    limit = time.monotonic() + LIMIT_SECONDS
+    while True:
+        try:
+            with session(socket, LIMIT_SECONDS) as own:
+                return own.text("SELECT @@gtid_binlog_state")
+        except UnavailableError:
+            if time.monotonic() > limit:
+                raise
+            time.sleep(RETRY_SECONDS)
 
 
 def size(directory: Path) -> int:
