@@ -250,11 +250,16 @@ def in_namespace(path: Path, make: Callable[[], socket.socket]) -> socket.socket
     return made[0]
 
 
-def boot_two(lab: Lab) -> PairOfNodes:
-    """Two nodes of this tree and a client, not paired."""
+def boot_two(lab: Lab, initial: dict[str, object] | None = None) -> PairOfNodes:
+    """Two nodes of this tree and a client, not paired; `initial` are the settings that their images bring."""
     binds = packages_of_this_tree(lab.root)
     first, second = lab.add_node(binds=binds), lab.add_node(binds=binds)
     probe = lab.add_client("probe")
+    for node in (first, second) if initial else ():
+        node.prepare()
+        node.disk.mount()
+        node.path("/etc/centralino/initial-settings.json").write_text(json.dumps(initial))
+        node.disk.unmount()
     lab.power_on_all()
     for node in (first, second):
         node.wait_active("centralinod.service", 60)
