@@ -219,7 +219,9 @@ class Runtime:
 
     def ask(self, wish: Wish, *, forced: bool) -> None:
         """An administrator's wish; it stays until it is reached or replaced."""
-        self.wish, self.forced = wish, forced
+        reached = wish.value == self.role.value or (wish is Wish.SLAVE and self.role is Role.JOINING)
+        # A wish that is reached must not lie in wait for the next change of roles.
+        self.wish, self.forced = (Wish.NONE if reached else wish), forced
         if wish is not Wish.NONE:
             self._stepped_down_until = 0.0
             self.state.forget_moves()
