@@ -215,8 +215,6 @@ class Runtime:
             return
         self._changed = True
 
-    # --- orders -------------------------------------------------------------------------------------------
-
     def ask(self, wish: Wish, *, forced: bool) -> None:
         """An administrator's wish; it stays until it is reached or replaced."""
         reached = wish.value == self.role.value or (wish is Wish.SLAVE and self.role is Role.JOINING)
