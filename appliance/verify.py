@@ -94,12 +94,28 @@ def verify(artefact: Path, *, key: Path | None = None, keyring: Path | None = No
     manifest = read_manifest(manifest_file)
     report = Report(artefact)
     _signature(report, manifest_file, key)
+    try:
+        _contents(report, artefact, manifest, keyring)
+    except (KeyError, TypeError) as error:
+        # Its outer form was checked when it was read; what misses inside was changed afterwards.
+        raise InputError(
+            f"{manifest_file}: is damaged: {error} is missing or odd", "fetch it again"
+        ) from error
+    return report
+
+
+def _contents(report: Report, artefact: Path, manifest: JsonObject, keyring: Path | None) -> None:
     described = cast(JsonObject, manifest["artefact"])
-    form = OutputFormat(str(described["format"]))
+    try:
+        form = OutputFormat(str(described["format"]))
+    except ValueError as error:
+        raise InputError(
+            f"{beside(artefact, MANIFEST_SUFFIX)}: is damaged: {error}", "fetch it again"
+        ) from error
     if artefact.is_dir():
         _directory(report, artefact, form, manifest)
         _companions(report, artefact, manifest)
-        return report
+        return
     if form in INSTALLER_FORMATS:
         # A medium is gigabytes: it is hashed as a whole while its parts are looked at.
         with ThreadPoolExecutor(max_workers=1) as pool:
@@ -110,7 +126,7 @@ def verify(artefact: Path, *, key: Path | None = None, keyring: Path | None = No
                 "boot records, menus, kickstarts, repositories, payload, implanted checksum"
             )
             report.findings.extend(inside.result())
-        return report
+        return
     _digest(report, artefact, described, manifest)
     _companions(report, artefact, manifest)
     for check in _CHECKS.get(form, ()):
@@ -119,7 +135,6 @@ def verify(artefact: Path, *, key: Path | None = None, keyring: Path | None = No
             report.findings.extend(check(artefact, cast(JsonObject, manifest["facts"])))
         except (BuildError, CommandFailedError) as error:
             report.findings.append(Finding(artefact.name, error.message))
-    return report
 
 
 def _signature(report: Report, manifest: Path, key: Path | None) -> None:

@@ -414,10 +414,8 @@ class Operations:
         return {"certificate": self._certificates.facts(served)}
 
 
-class OrderFailedError(CentralinoError):
+class OrderFailedError(UnavailableError):
     """No automatic certificate was issued; `retry_after` is the moment (ISO 8601) of the next try, or ""."""
-
-    exit_code = UnavailableError.exit_code
 
     def __init__(self, table: Mapping[str, Any]) -> None:
         super().__init__(str(table["message"]), str(table["remedy"]))

@@ -67,7 +67,8 @@ _BUS_ERRORS: dict[str, tuple[type[CentralinoError], str, str]] = {
 
 
 def _error_classes() -> dict[str, type[CentralinoError]]:
-    return {kind.bus_name(): kind for kind in CentralinoError.__subclasses__()}
+    known = CentralinoError.__subclasses__()
+    return {kind.bus_name(): kind for kind in known if kind.__module__ == CentralinoError.__module__}
 
 
 def error_from_bus(name: str, message: str) -> CentralinoError:
