@@ -15,6 +15,7 @@ from appliance.lab_cli import built_root
 from tests.bench import (
     build,
     certificates,
+    failover,
     firewall,
     idle,
     images,
@@ -35,6 +36,7 @@ GROUPS = (
     "firewall",
     "recovery",
     "replication",
+    "failover",
     "build",
     "images",
     "installer",
@@ -102,6 +104,9 @@ def bench(only: tuple[str, ...], runs: int | None, root: Path | None, output: Pa
             if "replication" in chosen:
                 console.print("> replicate a database and files between two nodes")
                 found += replication.measure(tree)
+            if "failover" in chosen:
+                console.print("> power the master of a pair off")
+                found += failover.measure(tree, **given)
     if "build" in chosen:
         console.print("> build, and build bare")
         found += build.measure(**given)

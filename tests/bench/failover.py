@@ -114,12 +114,14 @@ def measure(root: Path, runs: int = 5, profiles: tuple[str, ...] = ("standard", 
     """Both profiles, each beside bare keepalived."""
     made = []
     for profile in profiles:
-        with tempfile.TemporaryDirectory(prefix="centralino-bench-", dir="/var/tmp") as folder:
-            with Lab(root, Path(folder) / "lab") as lab:
-                pair = boot_two(lab)
-                make_pair(pair, profile=profile)
-                ours = measure_pair(pair, runs)
-                bare = measure_bare(pair, ADVERTS[profile], runs)
+        with (
+            tempfile.TemporaryDirectory(prefix="centralino-bench-", dir="/var/tmp") as folder,
+            Lab(root, Path(folder) / "lab") as lab,
+        ):
+            pair = boot_two(lab)
+            make_pair(pair, profile=profile)
+            ours = measure_pair(pair, runs)
+            bare = measure_bare(pair, ADVERTS[profile], runs)
         note = f"ours {_all(ours)}; bare {_all(bare)}"
         made.append(
             Row(
