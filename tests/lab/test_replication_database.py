@@ -16,7 +16,8 @@ from replication_pair import Member, pair_of_nodes
 
 from appliance.lab_host import LabError, wait_for
 
-pytestmark = pytest.mark.lab
+# Minutes each: not part of the default run.
+pytestmark = [pytest.mark.lab, pytest.mark.slow]
 
 ROWS = "CREATE TABLE centralino.rows (n INT PRIMARY KEY) ENGINE=InnoDB"
 BULK = "CREATE TABLE IF NOT EXISTS bulk (n INT AUTO_INCREMENT PRIMARY KEY, text LONGTEXT) ENGINE=InnoDB"

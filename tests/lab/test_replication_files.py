@@ -11,7 +11,8 @@ from replication_pair import Member, pair_of_nodes
 
 from appliance.lab_host import wait_for
 
-pytestmark = pytest.mark.lab
+# Minutes each: not part of the default run.
+pytestmark = [pytest.mark.lab, pytest.mark.slow]
 
 TREES = "/opt/centralino/trees.toml"
 VOICEMAIL = "/srv/voicemail"
