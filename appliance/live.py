@@ -38,7 +38,7 @@ from appliance.tree_entries import walk
 from appliance.tree_formats import copy_root
 
 # To be raised when this module makes another medium of the same tree.
-REVISION = 1
+REVISION = 2
 FILES = Path(__file__).parent / "templates" / "live"
 MODULES = "usr/lib/dracut/modules.d"
 MEDIUM, LIST = "live.iso", "files.json.gz"
@@ -201,6 +201,9 @@ def furnish(tree: Path, platform: PlatformData, modules: Path) -> None:
     for unit in ("getty@.service", "serial-getty@.service"):
         name = f"etc/systemd/system/{unit}.d/90-centralino-live.conf"
         write(tree, name, (FILES / "autologin.conf").read_text())
+    # udev may take longer from a slow disc than the 90 s after which the serial console would get no login.
+    timeout = "[Unit]\nJobRunningTimeoutSec=15min\n"
+    write(tree, "etc/systemd/system/dev-ttyS0.device.d/90-centralino-live.conf", timeout)
     write(tree, "etc/motd", (FILES / "motd").read_text())
     write(tree, "usr/sbin/centralino-rescue", (FILES / "centralino-rescue").read_text(), 0o755)
     write(tree, "etc/fstab", "")
