@@ -119,6 +119,7 @@ class Node:
         try:
             lab_identity.write_name(tree, self.name, self._identity)
             lab_identity.let_clock_observe(tree)
+            lab_identity.shorten_shutdown(tree)
             if specification.addressing != "none":
                 segments = [self.network.segments[name] for name in specification.segments]
                 dhcp = specification.addressing == "dhcp"
