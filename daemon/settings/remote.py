@@ -107,7 +107,7 @@ def _ask(request: Mapping[str, object]) -> Mapping[str, Any]:
         raise InvalidSettingsError([problem]) from None
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            done = run([sys.executable, "-I", "-m", HELPER], limit_seconds=LIMIT_SECONDS, input_text=text)
+            done = run([sys.executable, "-P", "-m", HELPER], limit_seconds=LIMIT_SECONDS, input_text=text)
             return _table(json.loads(done.output))
         except (CommandFailedError, ValueError, RecursionError) as error:
             log.warning("attempt %d to check settings failed: %s", attempt, error)

@@ -24,6 +24,7 @@ from gi.repository import Gio, GLib
 
 from daemon.bus import BUS_NAME, OBJECT_PATH, connect, introspection, leaks_invocations, methods_of_interface
 from daemon.clock import Clock
+from tests.support.users import as_other_user
 
 LIMIT_SECONDS = 30.0
 CALL_LIMIT_MILLISECONDS = 20_000
@@ -189,11 +190,8 @@ Calls = list[tuple[str, tuple[str | int, ...]]]
 def as_user(address: str, uid: int, calls: Calls) -> list[tuple[str, str]]:
     """What another user gets: for each call the error name without its prefix ("" = none), and the text."""
     done = subprocess.run(
-        [sys.executable, "-c", CLIENT, address],
+        [*as_other_user(uid), sys.executable, "-c", CLIENT, address],
         input=json.dumps(calls),
-        user=uid,
-        group=uid,
-        extra_groups=[],
         cwd="/",
         env={"PATH": os.environ["PATH"]},
         capture_output=True,
