@@ -171,13 +171,14 @@ def isolated(arguments: Iterable[str | Path], *, network: bool) -> list[str]:
     """The same command in mount and process namespaces of its own; without `network` also cut off from it.
 
     Mounts made inside vanish with the last process inside, and every process inside dies with the first,
-    so that nothing of a failed or interrupted build stays behind. Needs root.
+    so that nothing of a failed or interrupted build stays behind. What the host unmounts meanwhile goes away
+    inside as well (`slave`): a private copy would keep its disk in use until the build ends. Needs root.
     """
     words = [
         "unshare",
         "--mount",
         "--propagation",
-        "private",
+        "slave",
         "--pid",
         "--fork",
         "--kill-child",

@@ -48,7 +48,7 @@ def build_bare(description: Path, root: Path, downloads: Path, keys: list[Path])
         "unshare",
         "--mount",
         "--propagation",
-        "private",
+        "slave",
         "--pid",
         "--fork",
         "--kill-child",

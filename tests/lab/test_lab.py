@@ -17,6 +17,7 @@ import pytest
 
 from appliance.lab import Lab, Loss, Node, remove_leftovers
 from appliance.lab_host import CGROUP_TOP, LabError, LabTimeoutError, hierarchies, wait_for
+from appliance.run import isolated
 
 pytestmark = pytest.mark.lab
 
@@ -154,6 +155,25 @@ def test_power_loss_keeps_what_was_fsynced_and_nothing_of_memory(lab: Lab) -> No
     assert not node.run(["test", "-e", "/run/volatile"], check=False).ok
     assert "10.77.0.200" not in node.run(["ip", "address"]).output
     assert node.boots() == 2
+
+
+def test_a_build_beside_the_lab_does_not_keep_a_disk_in_use(lab: Lab) -> None:
+    """Its mount namespace was copied from the host's while the disk was mounted."""
+    node = lab.add_node(addressing="none")
+    node.prepare()
+    node.disk.mount()
+    build = subprocess.Popen(isolated(["sleep", "infinity"], network=False))
+    try:
+        inside = Path(f"/proc/{build.pid}/mountinfo")
+        wait_for(lambda: inside.read_text() != Path("/proc/self/mountinfo").read_text(), 10, "the copy")
+        node.disk.lose_power()
+        node.disk.unmount()
+        node.disk.mount()
+        assert node.path("/etc/hostname").read_text().strip() == node.name
+        node.disk.unmount()
+    finally:
+        build.kill()
+        build.wait()
 
 
 def test_frozen_node_is_silent_and_goes_on_afterwards(lab: Lab) -> None:
