@@ -41,6 +41,7 @@ from daemon.network.events import NetworkEvents
 from daemon.notify import ServiceManagerLink
 from daemon.pair import FaultToleranceSubsystem
 from daemon.pair_link import PairLink
+from daemon.pair_secrets import PairSecrets
 from daemon.pair_words import PairWords
 from daemon.places import Places
 from daemon.platform import Platform, platform
@@ -100,9 +101,25 @@ class Daemon:
         if self._services is not None:
             subsystems.append(self._services)
         program = program_version()
-        words = PairWords(lambda: self._engine, lambda: self._services, alarms, lambda: self._jobs)
+        secrets = PairSecrets(
+            places,
+            lambda: self._engine,
+            lambda: self._jobs,
+            lambda: self._pair,
+            self._certificates,
+            (lambda _names: None) if self._mode is None else self._mode.secrets_changed,
+        )
+        words = PairWords(
+            lambda: self._engine, lambda: self._services, alarms, lambda: self._jobs, lambda: secrets
+        )
         self._pair = PairLink(
-            words.paired, words.core, alarms, self._role_changed, self._changed, words.take_settings
+            words.paired,
+            words.core,
+            alarms,
+            self._role_changed,
+            self._changed,
+            words.take_settings,
+            secrets.take,
         )
         pair = FaultToleranceSubsystem(places, program, self._pair.state)
         subsystems.append(pair)
@@ -268,6 +285,9 @@ class Daemon:
     def _role_changed(self) -> None:
         if self._services is not None:
             self._services.refresh()
+        if self._certificates is not None:
+            # Renewals are the master's work: a new one looks at once what is due.
+            self._certificates.wake()
 
     def _changed(self) -> None:
         self._pair.start()

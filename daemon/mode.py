@@ -148,6 +148,20 @@ class Mode:
             )
         return credentials(self._secrets.get(settings.media.turn_secret), name, life_seconds, now)
 
+    def secrets_changed(self, names: frozenset[str]) -> None:
+        """The master's TURN secret came: coturn takes it with its next start, at once if it runs.
+
+        Raises StorageError, CommandFailedError."""
+        settings = self._settings()
+        name = settings.media.turn_secret
+        if name not in names or settings.mode.mode is not WorkMode.CLOUD or not self._secrets.has(name):
+            return
+        text = with_secret(self._turn_text(settings), self._secrets.get(name))
+        if self._turn_file.parent.is_dir() and read_text(self._turn_file) != text:
+            write_file(self._turn_file, text, mode=0o600, owner=self._user, group=self._user)
+            if self._places.is_live:
+                run(["systemctl", "try-restart", self._unit], limit_seconds=RESTART_LIMIT_SECONDS)
+
     # ------------------------------------------------------------------------------------------------------
 
     def _edge_change(self, mode: WorkMode) -> Change | None:

@@ -1,7 +1,7 @@
 """centralinod's line to the role runtime: one thread on a Unix socket that hears roles and alarms.
 
 It lives only while this node has a pair. What the runtime needs of the daemon (the settings of cluster scope,
-whether the PBX core can run, live calls) goes the same way.
+the digest of the secrets, whether the PBX core can run, live calls) goes the same way.
 """
 
 from __future__ import annotations
@@ -48,12 +48,14 @@ class PairLink:
         on_role: Callable[[], None],
         on_change: Callable[[], None],
         on_settings: Callable[[JsonObject], None],
+        on_secrets: Callable[[], None],
         control: Path = CONTROL,
     ) -> None:
         self._paired = paired
         self._core = core
         self._alarms = alarms
-        self._on_role, self._on_change, self._on_settings = on_role, on_change, on_settings
+        self._on_role, self._on_change = on_role, on_change
+        self._on_settings, self._on_secrets = on_settings, on_secrets
         self._control = control
         self._state: JsonObject | None = None
         self._raised: set[str] = set()
@@ -149,6 +151,8 @@ class PairLink:
             document = message.get("document")
             if isinstance(document, dict):
                 self._on_settings(document)
+        elif message.get("event") == "secrets":
+            self._on_secrets()
 
     def _take(self, message: JsonObject) -> None:
         status = message.get("status")

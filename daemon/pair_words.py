@@ -13,6 +13,7 @@ from daemon.engine import Engine
 from daemon.jobs import JobHandle, Jobs
 from daemon.pair import FaultToleranceSubsystem
 from daemon.pair_link import PairLink
+from daemon.pair_secrets import PairSecrets
 from daemon.places import Places
 from daemon.services.api import ServiceManager
 from daemon.subsystem import JsonObject
@@ -36,11 +37,13 @@ class PairWords:
         services: Callable[[], ServiceManager | None],
         alarms: Alarms,
         jobs: Callable[[], Jobs],
+        secrets: Callable[[], PairSecrets],
     ) -> None:
         self._engine = engine
         self._services = services
         self._alarms = alarms
         self._jobs = jobs
+        self._secrets = secrets
         self._cluster: tuple[int, str, JsonObject] | None = None
 
     def paired(self) -> bool:
@@ -61,7 +64,16 @@ class PairWords:
                 calls = found if isinstance(found, int) else None
             if name in CORE_SERVICES and f"service.{name}" in standing and row.get("healthy") is not True:
                 failed = True
-        return {"failed": failed, "calls": calls, "unit": unit, "digest": digest, "document": document}
+        secrets = self._secrets()
+        return {
+            "failed": failed,
+            "calls": calls,
+            "unit": unit,
+            "digest": digest,
+            "document": document,
+            "secrets": secrets.digest(),
+            "secret_names": secrets.names(),
+        }
 
     def take_settings(self, document: JsonObject) -> None:
         """The master's settings of cluster scope: applied like any change, node scope stays."""

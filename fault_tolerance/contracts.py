@@ -35,6 +35,7 @@ class Channel(StrEnum):
     PAIR = "pair"
     DATABASE = "database"
     FILES = "files"
+    SECRETS = "secrets"
 
 
 class PeerChannel(Protocol):

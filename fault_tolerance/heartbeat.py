@@ -18,8 +18,8 @@ LONGEST_LINE = 4 * 1024 * 1024
 @dataclass(frozen=True)
 class Heartbeat:
     """`wall` is the sender's clock (seconds since 1970), to compare clocks; `cluster` the digest of its
-    settings of cluster scope; `holds` whether it has the shared addresses; `database` and `files` are the
-    replications' own words."""
+    settings of cluster scope, `secrets` that of the secrets and certificates of the pair; `holds` whether it
+    has the shared addresses; `database` and `files` are the replications' own words."""
 
     role: Role
     epoch: int
@@ -33,6 +33,7 @@ class Heartbeat:
     calls: int | None = None
     database: Mapping[str, object] = field(default_factory=dict)
     files: Mapping[str, object] = field(default_factory=dict)
+    secrets: str = ""
 
     @property
     def peer(self) -> Peer:
@@ -53,6 +54,7 @@ def encode(beat: Heartbeat) -> bytes:
         "wall": beat.wall,
         "holds": beat.holds,
         "cluster": beat.cluster,
+        "secrets": beat.secrets,
         "calls": beat.calls,
         "database": beat.database,
         "files": beat.files,
@@ -79,6 +81,7 @@ def decode(table: Mapping[str, object]) -> Heartbeat:
         wall=float(str(table["wall"])),
         holds=table["holds"] is True,
         cluster=str(table["cluster"]),
+        secrets=str(table.get("secrets", "")),
         calls=calls if isinstance(calls, int) else None,
         database=_table(table["database"]),
         files=_table(table["files"]),

@@ -44,7 +44,6 @@ YIELD_AFTER_SECONDS = 0.05
 YIELD_SECONDS = (3.0, 10.0, 30.0, 60.0)
 ANNOUNCE_AFTER_SECONDS = (0.0, 1.0, 3.0)
 STEPS_AT_ONCE = 6
-SETTINGS_SECONDS = 30.0
 DUPLICATE_SECONDS = 10.0
 
 log = logging.getLogger(__name__)
@@ -65,18 +64,20 @@ class Runtime:
         on_change: Callable[[], None] = lambda: None,
         on_alive: Callable[[], None] = lambda: None,
         on_cluster: Callable[[Table], None] = lambda _document: None,
+        on_secrets: Callable[[], None] = lambda: None,
         restart: Callable[[], None] = reboot,
     ) -> None:
         self.pair = pair
         self._database, self._files, self._pbx = database, files, pbx
         self._selector = selector
         self._hook = hook
-        self._on_change, self._on_cluster, self._reboot = on_change, on_cluster, restart
+        self._on_change, self._reboot = on_change, restart
         self._on_alive = on_alive
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         selector.register(self._wake_read, selectors.EVENT_READ, self._woken)
         self.state = RoleState(STATE, RUN)
-        self.core = cluster.Core()
+        self.exchange = cluster.Exchange(on_cluster, on_secrets)
+        self.core = self.exchange.core
         self.verdicts = Verdicts(VRRP_RUN)
         self.link = PeerLink(pair, selector, self._message, RUN / "met")
         self.addresses = Addresses(pair.shared, selector, self.changed)
@@ -101,7 +102,6 @@ class Runtime:
         self._announce: list[float] = []
         self._astray_since: float | None = None
         self._link_state = Link.NEVER
-        self._cluster_taken = ("", 0.0)
         self.duplicates: dict[str, str] = {}
         self._duplicates_due = 0.0
         self._vrrp_before = Vrrp.DOWN
@@ -392,6 +392,7 @@ class Runtime:
             wall=time.time(),
             holds=bool(self.addresses.held),
             cluster=self.core.digest,
+            secrets=self.core.secrets,
             calls=self.core.calls,
             database=self._database.heartbeat(),
             files=self._files.heartbeat(),
@@ -404,7 +405,8 @@ class Runtime:
             if kind == "beat":
                 self._take_beat(decode(table))
             elif kind == "settings":
-                self._take_settings(table)
+                epoch, schema = self.state.durable.epoch, self.pair.schema
+                self.exchange.take(table, self.role, epoch, schema, self.heard)
             elif kind == "handback" and self.role is Role.MASTER:
                 log.info("the peer asks for the role back")
                 self.ask(Wish.SLAVE, forced=False)
@@ -418,23 +420,9 @@ class Runtime:
         before, self.heard = self.heard, beat
         self._database.heard(dict(beat.database))
         self._files.heard(dict(beat.files))
+        self.exchange.heard(self.role, self.state.durable.epoch, beat)
         if self.link.state is not self._link_state or before is None or _differs(before, beat):
             self._changed = True
-
-    def _take_settings(self, table: Table) -> None:
-        refused = cluster.refusal(
-            table, self.core, self.role, self.state.durable.epoch, self.pair.schema, self.heard
-        )
-        document, digest = table.get("document"), str(table.get("digest"))
-        if refused is not None:
-            log.info("settings of the peer were not taken: %s", refused)
-        elif isinstance(document, dict):
-            now = time.monotonic()
-            taken, moment = self._cluster_taken
-            # The master repeats itself until they are in force; each attempt gets its time.
-            if digest != taken or now - moment > SETTINGS_SECONDS:
-                self._cluster_taken = digest, now
-                self._on_cluster(document)
 
     def _judge(self, now: float) -> None:
         self._notice_link(now)

@@ -3,6 +3,7 @@
 centralino-peer run              the runtime (centralino-peer.service)
 centralino-peer silence          close SIP before anything else runs, if this node has a pair
 centralino-peer dial CHANNEL ... a remote shell for rsync: an SSH client to the peer
+centralino-peer fetch-secrets    what the master keeps in common with this node, to standard output
 centralino-peer pair|invite ...  see pairing.py; short-lived, with paramiko
 """
 
@@ -19,7 +20,13 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from daemon.errors import CentralinoError, InvalidSettingsError, NotFoundError, Problem
+from daemon.errors import (
+    CentralinoError,
+    InvalidSettingsError,
+    NotFoundError,
+    Problem,
+    UnavailableError,
+)
 from daemon.journal import start_logging
 from daemon.notify import ServiceManagerLink
 from daemon.run import run
@@ -63,6 +70,7 @@ class Service:
             on_change=self._tell,
             on_alive=self._systemd.alive,
             on_cluster=lambda document: self._control.tell({"event": "settings", "document": document}),
+            on_secrets=lambda: self._control.tell({"event": "secrets"}),
         )
         self._arrived: list[tuple[int, int, socket.socket]] = []
         self._lock = threading.Lock()
@@ -147,6 +155,9 @@ class Service:
                 document = request.get("document")
                 runtime.core.document = document if isinstance(document, dict) else runtime.core.document
                 runtime.core.core_unit = str(request.get("unit", runtime.core.core_unit))
+                runtime.core.secrets = str(request.get("secrets", ""))
+                names = request.get("secret_names")
+                runtime.core.secret_names = tuple(map(str, names)) if isinstance(names, list) else ()
                 runtime.changed()
                 return {}
             case _:
@@ -170,6 +181,11 @@ class Service:
             return self._database.serve_argv(words)
         if channel is Channel.FILES:
             return self._files.serve_argv(words)
+        if channel is Channel.SECRETS:
+            if self.runtime.role is not Role.MASTER:
+                raise UnavailableError("this node is not master and gives no secrets away")
+            epoch, names = str(self.runtime.state.durable.epoch), self.runtime.core.secret_names
+            return [sys.executable, "-I", "-m", "daemon.shared_secrets", epoch, *names]
         raise NotFoundError("this node has a peer already", "run: centralino fault-tolerance unpair")
 
 
@@ -232,6 +248,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     raise NotFoundError("this node has no peer")
                 # The remote command of rsync: HOST rsync --server ...; HOST is ours to know.
                 call = ssh_arguments(pair, [Channel(channel).value, *rest[1:]])
+                os.execvp(call[0], call)  # noqa: S606
+            case ["fetch-secrets"]:
+                pair = read()
+                if pair is None:
+                    raise NotFoundError("this node has no peer")
+                call = ssh_arguments(pair, [Channel.SECRETS.value])
                 os.execvp(call[0], call)  # noqa: S606
             case [("pair" | "invite" | "greet" | "forget") as verb, *rest]:
                 from fault_tolerance.pairing import command

@@ -71,6 +71,7 @@ def status(runtime: Runtime) -> Table:
             "holds": heard.holds,
             "calls": heard.calls,
             "settings_agree": heard.cluster == runtime.core.digest,
+            "secrets_agree": heard.secrets == runtime.core.secrets,
         },
     }
 
@@ -87,6 +88,11 @@ def alarms(runtime: Runtime) -> dict[str, str]:
         wrong = sorted(heard.obstacles - QUIET)
         if wrong:
             found["pair.not-ready"] = f"the peer could not take over now: {'; '.join(wrong)}; {look}"
+        if runtime.exchange.peer_lacks_secrets:
+            found["pair.secrets"] = (
+                "the peer has not taken over the certificates and secrets of this node; "
+                "see there: journalctl -u centralinod"
+            )
         if heard.role in SERVING:
             found["pair.two-masters"] = f"both nodes serve; one is stepping down; {look}"
     if runtime.role is Role.MASTER and runtime.facts().database.synchronous is False:

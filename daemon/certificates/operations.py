@@ -69,7 +69,7 @@ def directory_of(acme: Acme) -> str:
 
 
 def orders_barred(role: Role) -> str | None:
-    """Why a node in this role orders no certificates, None if it may: a pair orders each one once."""
+    """Why a node in this role has no certificates of its own, None if it has: a pair has each one once."""
     return None if role in (Role.STANDALONE, Role.MASTER) else f"its role is {role}"
 
 
@@ -110,6 +110,7 @@ class Operations:
         self._engine = engine
         self._alarms = alarms
         self._barred = barred
+        certificates.plans_renewals = lambda: barred() is None
 
     def attach(self, jobs: Jobs, lane: str) -> None:
         """Let the watch over the certificate renew it, as a job in `lane`."""
@@ -149,6 +150,7 @@ class Operations:
 
     def upload(self, upload: Upload, comment: str, who: str, progress: Progress) -> JsonObject:
         """Judge, try, prove, keep. Raises InvalidSettingsError with every fault, ApplyFailedError."""
+        self._refuse_slave()
         progress(0.1, "checking the upload")
         answer = self._judge(upload)
         if answer["problems"]:
@@ -164,6 +166,7 @@ class Operations:
 
         Raises InvalidSettingsError without a domain, or with a field that no certificate can hold.
         """
+        self._refuse_slave()
         settings = self._engine.settings
         wanted = list(dict.fromkeys([*wanted_names(settings), *names]))
         if settings.domain.fqdn is None and not names:
@@ -182,6 +185,7 @@ class Operations:
 
     def renew(self, who: str, progress: Progress) -> JsonObject:
         """A new certificate of the same source. Raises UnavailableError where the box cannot make one."""
+        self._refuse_slave()
         settings = self._engine.settings
         source = settings.certificates.source
         if source is CertificateSource.SELF_SIGNED:
@@ -194,7 +198,6 @@ class Operations:
                 f"an {source} certificate cannot be renewed by this box",
                 "make a request with `centralino certificate request` and upload the answer",
             )
-        self._refuse_slave()
         try:
             answer = self._order(settings, settings.certificates.acme, progress)
             progress(0.8, "putting the certificate in force")
@@ -231,6 +234,7 @@ class Operations:
 
     def rollback(self, comment: str, who: str, progress: Progress) -> JsonObject:
         """Serve the certificate from before the last change again. Raises NotFoundError without one."""
+        self._refuse_slave()
         with self._certificates.replacement.lock:
             previous = self._store.get(self._store.state.previous)
             if previous is None:
@@ -397,7 +401,7 @@ class Operations:
     def _refuse_slave(self) -> None:
         reason = self._barred()
         if reason is not None:
-            raise ConflictError(f"this node orders no certificates: {reason}", "do it on the master")
+            raise ConflictError(f"this node takes its certificates from the master: {reason}", "do it there")
 
     def _renewal_failed(self, error: CentralinoError) -> None:
         now = self._certificates.now()

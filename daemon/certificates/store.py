@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -28,6 +29,7 @@ from daemon.settings.reach import CertificateSource
 log = logging.getLogger(__name__)
 
 NAME_LENGTH = 32
+_ACCOUNT = re.compile(rf"[0-9a-f]{{{NAME_LENGTH}}}\.json")
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,11 @@ class Store:
         if renewal != self.state.renewal:
             self._write(replace(self.state, renewal=renewal))
 
+    def set_shared(self, newest: Mapping[str, str], renewal: Renewal) -> None:
+        """Have the sets and the plan of the other node of the pair. Raises StorageError."""
+        self._write(replace(self.state, newest=dict(newest), renewal=renewal))
+        self.prune()
+
     def prune(self) -> None:
         """Remove the sets that nothing names any more, and with them their keys."""
         named = self.state.named()
@@ -186,6 +193,24 @@ class Store:
         ensure_directory(self.directory, 0o700)
         ensure_directory(file.parent, 0o700)
         write_file(file, text, mode=0o600)
+
+    def accounts(self) -> Mapping[str, str]:
+        """Every account, by the name of its file."""
+        files = (self.directory / "accounts").glob("*.json")
+        return {file.name: text for file in files if (text := read_text(file)) is not None}
+
+    def set_accounts(self, accounts: Mapping[str, str]) -> None:
+        """Have these and no others. Raises ValueError for a name that is none of ours, StorageError."""
+        if not all(_ACCOUNT.fullmatch(name) for name in accounts):
+            raise ValueError("an account with a strange name")
+        directory = self.directory / "accounts"
+        ensure_directory(self.directory, 0o700)
+        ensure_directory(directory, 0o700)
+        for name in self.accounts().keys() - accounts.keys():
+            remove_file(directory / name)
+        for name, text in accounts.items():
+            if read_text(directory / name) != text:
+                write_file(directory / name, text, mode=0o600)
 
     # --- inside -----------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from daemon.certificates.consumers import consumers
 from daemon.certificates.helper import Ask, Verb, ask_helper
 from daemon.certificates.names import uncovered
 from daemon.certificates.replacement import Proof, Replacement
+from daemon.certificates.shared import adopt
 from daemon.certificates.store import CertificateSet, Renewal, Store
 from daemon.errors import ApplyFailedError, CentralinoError, Problem
 from daemon.files import read_text
@@ -44,8 +45,9 @@ def wanted_names(settings: Settings) -> list[str]:
 class Certificates:
     """See daemon.subsystem.Subsystem. Below another root than `/`, only files are touched.
 
-    `renew` starts the renewal of the served certificate as a job, `ask_suggestion` asks its service when;
-    both are set by `Operations.attach`. `now` is wall-clock time in UTC.
+    `renew` starts the renewal of the served certificate as a job, `ask_suggestion` asks its service when,
+    `plans_renewals` says whether this node does so at all; `Operations` sets them.
+    `now` is wall-clock time in UTC.
     """
 
     name = "certificates"
@@ -71,6 +73,7 @@ class Certificates:
         )
         self.renew: Callable[[], object] = lambda: None
         self.ask_suggestion: Callable[[], None] = lambda: None
+        self.plans_renewals: Callable[[], bool] = lambda: True
         self.proofs: tuple[Proof, ...] = ()
         self._settings = settings
         self._alarms = alarms
@@ -266,6 +269,26 @@ class Certificates:
             self._plan_renewal(wanted)
             return self.proofs
 
+    # --- as the slave of a pair --------------------------------------------------------------------------
+
+    def follow(self, shared: Mapping[str, object]) -> None:
+        """Have what the master has, and serve what the settings choose of it.
+
+        Raises as `serve` and `adopt`."""
+        with self.replacement.lock:
+            adopt(self.store, shared)
+            wanted = self._chosen()
+            if wanted is not None and not self.serves_chosen():
+                self.serve(wanted)
+
+    def serves_chosen(self) -> bool:
+        """Whether the newest certificate of the chosen source is served; True without one."""
+        newest = self.store.state.newest.get(self._settings().certificates.source.value, "")
+        return newest in ("", self.store.state.served)
+
+    def _chosen(self) -> CertificateSet | None:
+        return self.store.newest(self._settings().certificates.source)
+
     # --- inside -----------------------------------------------------------------------------------------
 
     def _adopt(self) -> CertificateSet | None:
@@ -314,7 +337,7 @@ class Certificates:
             self._alarms.clear_alarm(NAMES_ALARM)
 
     def _plan_renewal(self, served: CertificateSet) -> None:
-        if served.source not in schedule.AUTOMATIC:
+        if served.source not in schedule.AUTOMATIC or not self.plans_renewals():
             return
         renewal = self.store.state.renewal
         if renewal.of != served.name:

@@ -30,6 +30,18 @@ def cluster_part(settings: Settings) -> Document:
     return part
 
 
+def secret_names(settings: Settings) -> list[str]:
+    """The names of the secrets that fields of cluster scope refer to, such as `mail.password_secret`."""
+    document = dump(settings)
+    return sorted(
+        {
+            str(_table(document, section)[field])
+            for section, field in _fields()
+            if field.endswith("_secret") and scope_of(section, field) is Scope.CLUSTER
+        }
+    )
+
+
 def with_cluster_part(own: Settings, part: Document) -> Settings:
     """`own` with the cluster scope of `part`; fields of node scope in `part` are ignored.
 

@@ -26,6 +26,7 @@ from daemon.certificates.operations import (
     orders_barred,
     pem_of,
 )
+from daemon.certificates.shared import export
 from daemon.certificates.subsystem import Certificates
 from daemon.clock import Clock
 from daemon.engine import Engine
@@ -417,6 +418,56 @@ def test_a_slave_orders_nothing(box: Box, service: PlayedService) -> None:
     assert box.operations.renew_if_due(silent)["renewed"] is False
     with pytest.raises(ConflictError, match="it is a slave"):
         enable(box)
+
+
+def test_the_slave_has_what_its_master_has_and_goes_on_renewing_it(
+    tmp_path: Path, service: PlayedService, box: Box
+) -> None:
+    """Keys, account, plan and waiting request travel; the new master orders with the old one's account."""
+    box.set("domain", fqdn=NAME)
+    box.operations.request({}, [], "")
+    box.operations.enable_acme(AcmeWishes(terms_accepted=True), "", "admin", silent)
+    slave = Box(tmp_path / "slave")
+    slave.orders, slave.barred = box.orders, "its role is slave"
+    given = json.loads(json.dumps(export(box.certificates.store)))
+    with slave.certificates.replacement.lock:
+        slave.certificates.follow(given)
+    slave.set("domain", fqdn=NAME)
+    slave.set("certificates", **box.engine.document(0)["certificates"])  # type: ignore[arg-type]
+    assert slave.served() == box.served()
+    assert export(slave.certificates.store) == given
+    assert slave.certificates.store.pending_key() == box.certificates.store.pending_key()
+    for file in (slave.places.state / "certificates").rglob("*"):
+        assert file.stat().st_mode & 0o777 == (0o700 if file.is_dir() else 0o600), file
+    # A slave neither plans nor orders, also when the time has come.
+    slave.now = datetime.now(UTC) + timedelta(days=80)
+    slave.certificates.look()
+    assert export(slave.certificates.store) == given
+    assert slave.operations.renew_if_due(silent) == {"renewed": False}
+    account = slave.certificates.store.accounts()
+    slave.barred = None
+    assert slave.operations.renew_if_due(silent)["renewed"] is True
+    assert service.requests[-1]["account"] == '{"key": "secret"}'
+    assert slave.certificates.store.accounts().keys() == account.keys()
+
+
+def test_damaged_material_of_the_peer_changes_nothing(tmp_path: Path, box: Box) -> None:
+    slave = Box(tmp_path / "slave")
+    before = export(slave.certificates.store)
+    given = export(box.certificates.store)
+    (row,) = dict(given["sets"]).values()  # type: ignore[call-overload]
+    damages: tuple[dict[str, object], ...] = (
+        {"sets": {"moon": row}},
+        {"sets": {"acme": {**row, "facts": {**row["facts"], "fingerprint": "../../x"}}}},
+        {"sets": []},
+        {"accounts": {"../../x.json": "{}"}},
+        {"renewal": {"of": "", "strange": ""}},
+    )
+    for damage in damages:
+        with pytest.raises((ValueError, KeyError, TypeError)):
+            slave.certificates.follow({**given, **damage})
+        assert export(slave.certificates.store) == before
+    assert slave.served() == slave.first
 
 
 def test_the_service_may_ask_for_an_early_renewal(box: Box, service: PlayedService) -> None:

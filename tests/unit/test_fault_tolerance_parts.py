@@ -111,6 +111,7 @@ def test_a_heartbeat_arrives_as_it_was_sent() -> None:
         3,
         {"lag": 4},
         {"lag": 5},
+        "digest of secrets",
     )
     line = heartbeat.encode(beat)
     assert line.count(b"\n") == 1
