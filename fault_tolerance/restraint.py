@@ -1,0 +1,71 @@
+"""When a node keeps its hands off the shared addresses although its role would let it have them.
+
+Two cases. A slave whose VRRP fell silent while the master goes on speaking over the peer link holds back,
+and listens to VRRP again: soon, then less often. And a node that stood still (frozen, starved, suspended) may
+have been replaced meanwhile: it waits until it has heard the peer, or has not for three seconds.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from fault_tolerance.view import SERVING, Link, View, Vrrp
+
+# The peer's word counts only if it was spoken so long after VRRP had fallen silent. A master that lives
+# speaks again within a fifth of a second.
+YIELD_AFTER_SECONDS = 0.05
+YIELD_SECONDS = (3.0, 10.0, 30.0, 60.0)
+FENCE_SECONDS = 3.0
+
+log = logging.getLogger(__name__)
+
+
+class Restraint:
+    """Times are monotonic seconds."""
+
+    def __init__(self) -> None:
+        self._vrrp = Vrrp.DOWN
+        self._vrrp_since = 0.0
+        self._yield_until = 0.0
+        self._yields = 0
+        self._fenced_until = 0.0
+
+    def note_vrrp(self, vrrp: Vrrp, now: float) -> None:
+        """What keepalived says; its changes are timed."""
+        if vrrp is not self._vrrp:
+            self._vrrp, self._vrrp_since = vrrp, now
+
+    def yielding(self, now: float) -> bool:
+        """Whether the addresses are left to a master that VRRP does not hear."""
+        return now < self._yield_until
+
+    def hold_back(self, spoken: float | None, now: float) -> bool:
+        """Leave the addresses to the master that still speaks; True if that begins now.
+
+        `spoken` is when the peer said what was heard last, not when it arrived: words that were under way
+        when the master died, or waited while this node was busy, would hold up the takeover.
+        """
+        if spoken is None or spoken < self._vrrp_since + YIELD_AFTER_SECONDS or self.yielding(now):
+            return False
+        seconds = YIELD_SECONDS[min(self._yields, len(YIELD_SECONDS) - 1)]
+        self._yields += 1
+        self._yield_until = now + seconds
+        log.warning("VRRP is silent but the peer link says that the master lives; held back %g s", seconds)
+        return True
+
+    def link_lost(self) -> None:
+        """Nobody speaks any more: nothing to hold back for."""
+        self._yield_until, self._yields = 0.0, 0
+
+    def stood_still(self, now: float) -> None:
+        """This node serves and was away."""
+        self._fenced_until = now + FENCE_SECONDS
+
+    def fenced(self, view: View, now: float) -> bool:
+        """Whether a node that was away must not have the addresses yet."""
+        if now >= self._fenced_until:
+            return False
+        if view.link is Link.UP and view.peer is not None and view.peer.role not in SERVING:
+            self._fenced_until = 0.0
+            return False
+        return True
