@@ -22,6 +22,7 @@ class Facts:
     link: Link
     heard: Heartbeat | None
     gateway: Sight
+    witness: Sight
     carrier: bool
     version: str
     schema: int
@@ -30,6 +31,7 @@ class Facts:
     database_answers: bool
     files: ReplicaState
     core_failed: bool
+    disk_full: bool
     maintenance: bool
     stepped_down: bool
     moves: int
@@ -46,12 +48,15 @@ def obstacles(facts: Facts) -> frozenset[Obstacle]:
         Obstacle.SERVICE_LINK_DOWN: not facts.carrier,
         Obstacle.MAINTENANCE: facts.maintenance,
         Obstacle.CORE_FAILED: facts.core_failed,
+        Obstacle.DISK_FULL: facts.disk_full,
         Obstacle.STEPPED_DOWN: facts.stepped_down,
         Obstacle.TOO_MANY_MOVES: facts.moves >= MOST_MOVES_AN_HOUR,
         Obstacle.SHUTTING_DOWN: facts.shutting_down,
         Obstacle.MANUAL_MODE: facts.manual and not _both_begin(facts),
         Obstacle.CLOCK_SKEW: facts.skew is not None and abs(facts.skew) > SKEW_SECONDS,
     }
+    # A witness that neither node reached is dead; one that the peer reached may be on its side of a cut.
+    found[Obstacle.WITNESS_LOST] = facts.witness is Sight.LOST and not (heard and heard.witness_lost)
     if heard is not None:
         found[Obstacle.OTHER_VERSION] = heard.version != facts.version
         found[Obstacle.OTHER_SCHEMA] = heard.schema != facts.schema

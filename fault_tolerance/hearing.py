@@ -41,4 +41,4 @@ class Hearing:
 
 
 def _outline(beat: Heartbeat) -> tuple[object, ...]:
-    return beat.role, beat.epoch, beat.obstacles, beat.cluster
+    return beat.role, beat.epoch, beat.obstacles, beat.cluster, beat.witness_lost

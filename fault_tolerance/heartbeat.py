@@ -34,6 +34,7 @@ class Heartbeat:
     database: Mapping[str, object] = field(default_factory=dict)
     files: Mapping[str, object] = field(default_factory=dict)
     secrets: str = ""
+    witness_lost: bool = False
 
     @property
     def peer(self) -> Peer:
@@ -55,6 +56,7 @@ def encode(beat: Heartbeat) -> bytes:
         "holds": beat.holds,
         "cluster": beat.cluster,
         "secrets": beat.secrets,
+        "witness_lost": beat.witness_lost,
         "calls": beat.calls,
         "database": beat.database,
         "files": beat.files,
@@ -82,6 +84,7 @@ def decode(table: Mapping[str, object]) -> Heartbeat:
         holds=table["holds"] is True,
         cluster=str(table["cluster"]),
         secrets=str(table.get("secrets", "")),
+        witness_lost=table.get("witness_lost") is True,
         calls=calls if isinstance(calls, int) else None,
         database=_table(table["database"]),
         files=_table(table["files"]),

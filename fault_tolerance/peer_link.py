@@ -125,6 +125,11 @@ class PeerLink:
             return Link.UP
         return Link.LOST if self._met else Link.NEVER
 
+    @property
+    def silent_at(self) -> float | None:
+        """When it will count as lost if nothing more is heard; None if that is past."""
+        return None if self.state is not Link.UP or self._heard is None else self._heard + self._silence
+
     def silent_for(self) -> float | None:
         """Seconds since the peer was heard, None if it never was."""
         return None if self._heard is None else self._clock() - self._heard

@@ -176,6 +176,14 @@ EDGES: tuple[Edge, ...] = (
         "neither the peer nor gateway or witness are seen, so the peer may be master already",
     ),
     Edge(
+        "peer_claims",
+        _roles(Role.PROMOTING, Role.MASTER),
+        lambda view: view.peer_claims and view.link is not Link.UP and not view.forced,
+        Role.DEMOTING,
+        (Action.DEMOTE,),
+        "the peer cannot be talked to, but its adverts say that it is master",
+    ),
+    Edge(
         "promotion_failed",
         _roles(Role.PROMOTING),
         lambda view: view.work is Work.FAILED,
@@ -197,7 +205,7 @@ EDGES: tuple[Edge, ...] = (
         lambda view: view.core_failed and _peer_can_serve(view),
         Role.DEMOTING,
         (Action.DEMOTE,),
-        "the PBX core cannot run here and the peer is ready",
+        "the PBX core, its database or its disk cannot go on here and the peer is ready",
     ),
     Edge(
         "switchover",

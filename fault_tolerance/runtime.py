@@ -15,17 +15,19 @@ from collections.abc import Callable
 
 from daemon.errors import CentralinoError, StorageError
 from daemon.run import run
-from fault_tolerance import addresses as kernel
 from fault_tolerance import cluster, silence
-from fault_tolerance.addresses import Addresses
+from fault_tolerance.address_guard import AddressGuard
+from fault_tolerance.claims import Claims
 from fault_tolerance.contracts import DatabaseReplica, FileReplica
 from fault_tolerance.executor import DATABASE_LIMIT_SECONDS, Executor, reboot
 from fault_tolerance.facts import Facts, obstacles
+from fault_tolerance.hearing import Hearing
 from fault_tolerance.heartbeat import INTERVAL_SECONDS, Heartbeat, decode, encode
 from fault_tolerance.pair import RUN, STATE, VRRP_RUN, Pair
 from fault_tolerance.pbx import Pbx
 from fault_tolerance.peer_link import PeerLink, Table
 from fault_tolerance.provider import Provider
+from fault_tolerance.restraint import Restraint
 from fault_tolerance.roles import Action, Decision, address_verdict, decide
 from fault_tolerance.sights import INTERVAL_SECONDS as SIGHT_SECONDS
 from fault_tolerance.sights import ThirdParty
@@ -36,15 +38,11 @@ from fault_tolerance.vrrp import Keepalived
 
 STEPPED_DOWN_SECONDS = 10.0
 STALL_SECONDS = 0.9
-FENCE_SECONDS = 3.0
 SLOW_SECONDS = 2.0
-ADDRESS_GRACE_SECONDS = 0.6
-# After a loop that said "the link says that the master lives", listen to VRRP again: soon, then less often.
-YIELD_AFTER_SECONDS = 0.05
-YIELD_SECONDS = (3.0, 10.0, 30.0, 60.0)
-ANNOUNCE_AFTER_SECONDS = (0.0, 1.0, 3.0)
+LONG_AWAY_SECONDS = 5.0
+# An epoch cannot be written to a full disk, and a database does not go on with one.
+LEAST_FREE_BYTES = 16 << 20
 STEPS_AT_ONCE = 6
-DUPLICATE_SECONDS = 10.0
 
 log = logging.getLogger(__name__)
 
@@ -80,15 +78,17 @@ class Runtime:
         self.core = self.exchange.core
         self.verdicts = Verdicts(VRRP_RUN)
         self.link = PeerLink(pair, selector, self._message, RUN / "met")
-        self.addresses = Addresses(pair.shared, selector, self.changed)
         self.vrrp = Keepalived(pair, selector, self.changed)
         self.gateway = ThirdParty("gateway", pair.gateway, selector, default_gateway=True)
         self.witness = ThirdParty("witness", pair.witness, selector)
         self.executor = Executor(pair.shared, self.verdicts, database, files, pbx, self.wake, hook)
-        self.heard: Heartbeat | None = None
-        self.skew: float | None = None
+        self.guard = AddressGuard(pair, selector, self.executor.background, self.changed)
+        self.addresses = self.guard.addresses
+        self.claims = Claims(pair, selector, self.changed)
+        self.hearing = Hearing()
+        self.restraint = Restraint()
         self.wish, self.forced, self.maintenance = Wish.NONE, False, False
-        self.shutting_down = False
+        self.shutting_down = self.disk_full = False
         self.reason = ""
         self.obstacles: frozenset[Obstacle] = frozenset()
         self.role = Role.JOINING
@@ -96,16 +96,7 @@ class Runtime:
         self._changed = True
         self._stopping = False
         self._stepped_down_until = 0.0
-        self._fenced_until = 0.0
-        self._yield_until = 0.0
-        self._yields = 0
-        self._announce: list[float] = []
-        self._astray_since: float | None = None
         self._link_state = Link.NEVER
-        self.duplicates: dict[str, str] = {}
-        self._duplicates_due = 0.0
-        self._vrrp_before = Vrrp.DOWN
-        self._vrrp_master_since = 0.0
         self._followed = False
         self.provider = Provider(hook, self.executor.background, self.wake)
 
@@ -115,6 +106,11 @@ class Runtime:
         """Take up the role of this boot, or begin as joining or off. Raises CentralinoError."""
         resumed = self.state.role_of_this_boot()
         self.verdicts.adopt()
+        if resumed is Role.MASTER and self._was_replaced():
+            log.warning(
+                "nobody watched this master, which has lost its addresses meanwhile: it steps down"
+            )
+            resumed = Role.DEMOTING
         if resumed in (Role.MASTER, Role.SLAVE):
             self.role = resumed
         elif resumed is Role.PROMOTING:
@@ -138,13 +134,22 @@ class Runtime:
         if not self.pair.cloud:
             self.vrrp.start()
 
+    def _was_replaced(self) -> bool:
+        """Whether a master that nobody watched for a while (a runtime that hung, and was killed by systemd)
+        must be taken for one that was replaced: it holds none of its addresses."""
+        self.addresses.look()
+        lost = bool(self.pair.shared) and not self.addresses.held
+        return lost and self.state.unwatched_for() > LONG_AWAY_SECONDS
+
     def run(self) -> None:
         """Loop until `stop`."""
         now = time.monotonic()
         beat, sight, slow = now, now, now
         while not self._stopping:
             before = time.monotonic()
-            limit = 0.0 if self._changed else max(0.0, min(beat, sight, slow) - before)
+            # The moment at which a silent peer counts as lost is one at which to decide.
+            due_at = min(beat, sight, slow, self.link.silent_at or beat)
+            limit = 0.0 if self._changed else max(0.0, due_at - before)
             for key, _ in self._selector.select(limit):
                 key.data()
             now = time.monotonic()
@@ -157,16 +162,14 @@ class Runtime:
                 slow = now + SLOW_SECONDS
                 self._look_slowly()
             due = now >= beat
-            if self._changed or due:
+            if self._changed or due or self.link.state is not self._link_state:
                 self._changed = False
                 self._judge(now)
             if due:
                 beat = now + INTERVAL_SECONDS[self.pair.adverts]
                 self.link.look()
                 self._beat()
-            while self._announce and self._announce[0] <= now:
-                self._announce.pop(0)
-                self.addresses.announce()
+            self.guard.announce_due(now)
 
     def stop(self) -> None:
         """End the loop; the role stays for the next runtime of this boot."""
@@ -194,6 +197,7 @@ class Runtime:
         self.link.close()
         self.vrrp.close(stop=stop_vrrp and not self.pair.cloud)
         self.addresses.close()
+        self.claims.close()
         self.gateway.close()
         self.witness.close()
         self._database.close()
@@ -231,6 +235,11 @@ class Runtime:
 
     # --- facts --------------------------------------------------------------------------------------------
 
+    @property
+    def heard(self) -> Heartbeat | None:
+        """The peer's last heartbeat, also when it is silent by now."""
+        return self.hearing.heard
+
     def rank(self) -> Rank:
         """Who comes first when nobody is master."""
         priority = 1 if self.pair.second or (self.pair.cloud and not self.pair.dials) else 2
@@ -244,14 +253,16 @@ class Runtime:
             link=self.link.state,
             heard=self.heard,
             gateway=self.gateway.sight,
+            witness=self.witness.sight,
             carrier=self.pair.cloud or self.addresses.carrier,
             version=self.pair.version,
             schema=self.pair.schema,
-            skew=self.skew,
+            skew=self.hearing.skew,
             database=self._database.state(),
             database_answers=self._database.heartbeat().get("answers") is not False,
             files=self._files.state(),
             core_failed=self.core.failed,
+            disk_full=self.disk_full,
             maintenance=self.maintenance,
             stepped_down=time.monotonic() < self._stepped_down_until,
             moves=self.state.moves_in_last_hour(),
@@ -261,11 +272,10 @@ class Runtime:
 
     def view(self) -> View:
         """What `decide` looks at."""
-        facts = self.facts()
+        facts, now = self.facts(), time.monotonic()
         self.obstacles = obstacles(facts)
         vrrp = self._vrrp()
-        if vrrp is not self._vrrp_before:
-            self._vrrp_before, self._vrrp_master_since = vrrp, time.monotonic()
+        self.restraint.note_vrrp(vrrp, now)
         return View(
             role=self.role,
             epoch=self.state.durable.epoch,
@@ -279,8 +289,9 @@ class Runtime:
             wish=self.wish,
             forced=self.forced,
             work=self.executor.work,
-            core_failed=self.core.failed,
-            yielding=time.monotonic() < self._yield_until and facts.link is Link.UP,
+            core_failed=self.core.failed or self.disk_full,
+            yielding=self.restraint.yielding(now) and facts.link is Link.UP,
+            peer_claims=self.claims.standing,
         )
 
     def _vrrp(self) -> Vrrp:
@@ -297,47 +308,26 @@ class Runtime:
         The addresses are given up until the peer has been heard, or has not been for three seconds.
         """
         log.warning("this node stood still for %.1f s", seconds)
-        if self.role in SERVING and self._link_once_up:
-            self._fenced_until = time.monotonic() + FENCE_SECONDS
+        if self.role in SERVING and self.heard is not None:
+            self.restraint.stood_still(time.monotonic())
         self._changed = True
-
-    @property
-    def _link_once_up(self) -> bool:
-        return self.heard is not None
 
     def _look(self, now: float) -> None:
         self.gateway.ask()
         self.witness.ask()
-        self.addresses.look()
         if self.pair.cloud:
-            self._remove_astray(now, wanted=False)
+            self.guard.look(now, wanted=False, serving=False)
             return
         self.vrrp.look()
-        self._remove_astray(now, wanted=self.vrrp.state is Vrrp.MASTER)
+        self.guard.look(now, wanted=self.vrrp.state is Vrrp.MASTER, serving=self.role in SERVING)
         if self.vrrp.frozen:
             self.vrrp.kill()
-
-    def _remove_astray(self, now: float, *, wanted: bool) -> None:
-        """Addresses that are here while VRRP is not master are stale; missing while it is, lost."""
-        wrong = self.addresses.held if not wanted else frozenset(self.addresses.missing)
-        if not wrong:
-            self._astray_since = None
-            return
-        if self._astray_since is None:
-            self._astray_since = now
-        if now - self._astray_since < ADDRESS_GRACE_SECONDS:
-            return
-        self._astray_since = None
-        if not wanted:
-            log.warning("shared addresses were left here although this node does not hold them; removed")
-            self.executor.background("remove", lambda: kernel.remove(wrong))
-        elif self.role in SERVING:
-            log.warning("shared addresses were taken away by something else; put back and announced")
-            self.executor.background("put back", lambda: kernel.put_back(wrong))
-            self._announce_soon()
+        self.claims.listen(self.role in SERVING and self.link.state is not Link.UP)
 
     def _look_slowly(self) -> None:
         self._on_alive()
+        self.state.note_watch()
+        self.disk_full = self.state.free_bytes() < LEAST_FREE_BYTES
         if self.role in SERVING or self.role is Role.SLAVE:
             self.executor.background("PBX", self._pbx.look)
         if not self.pair.cloud and self.vrrp.state is Vrrp.DOWN:
@@ -356,24 +346,11 @@ class Runtime:
             # What this node has is now the data of that mastery.
             self._keep(lambda: self.state.change(mastered=heard.rank.mastered))
         self._send_cluster()
-        now = time.monotonic()
-        if self.role is Role.MASTER and self.addresses.held and now >= self._duplicates_due:
-            self._duplicates_due = now + DUPLICATE_SECONDS
-            self.executor.background("duplicates", self._find_duplicates)
-        elif self.role is not Role.MASTER:
-            self.duplicates = {}
+        self.guard.look_for_duplicates(time.monotonic(), master=self.role is Role.MASTER)
         if self.pair.cloud:
             ready = self.role is Role.SLAVE and not self.obstacles
             self.provider.look(self.link.state, self.link.silent_for(), ready=ready)
         self._on_change()
-
-    def _find_duplicates(self) -> None:
-        """Somebody else who answers for a shared address draws phones away: say so, and be louder."""
-        found = kernel.duplicates(self.addresses.held)
-        if found:
-            log.warning("another machine answers for a shared address: %s", found)
-            self.addresses.announce()
-        self.duplicates = found
 
     def _send_cluster(self) -> None:
         heard = self.heard if self.link.state is Link.UP else None
@@ -393,6 +370,7 @@ class Runtime:
             holds=bool(self.addresses.held),
             cluster=self.core.digest,
             secrets=self.core.secrets,
+            witness_lost=self.witness.sight is Sight.LOST,
             calls=self.core.calls,
             database=self._database.heartbeat(),
             files=self._files.heartbeat(),
@@ -414,15 +392,11 @@ class Runtime:
             log.warning("the peer said something that this version does not understand: %s", error)
 
     def _take_beat(self, beat: Heartbeat) -> None:
-        skew = beat.wall - time.time()
-        # A heartbeat can only be late, never early: the greatest of the recent differences is the truest.
-        self.skew = skew if self.skew is None else max(skew, self.skew * 0.9 + skew * 0.1)
-        before, self.heard = self.heard, beat
+        if self.hearing.take(beat) or self.link.state is not self._link_state:
+            self._changed = True
         self._database.heard(dict(beat.database))
         self._files.heard(dict(beat.files))
         self.exchange.heard(self.role, self.state.durable.epoch, beat)
-        if self.link.state is not self._link_state or before is None or _differs(before, beat):
-            self._changed = True
 
     def _judge(self, now: float) -> None:
         self._notice_link(now)
@@ -445,10 +419,10 @@ class Runtime:
         log.info("the peer link is %s", state.value)
         self._link_state = state
         if state is not Link.UP:
-            self._yield_until, self._yields = 0.0, 0
+            self.restraint.link_lost()
         else:
             # After a heal the last announcement may have been the other node's.
-            self._announce_soon()
+            self.guard.announce_soon(now)
         self._on_change()
 
     @staticmethod
@@ -459,9 +433,7 @@ class Runtime:
         if self.pair.cloud:
             return
         refusal = address_verdict(view)
-        fenced = time.monotonic() < self._fenced_until
-        if fenced and view.link is Link.UP and view.peer is not None and view.peer.role not in SERVING:
-            self._fenced_until, fenced = 0.0, False
+        fenced = self.restraint.fenced(view, time.monotonic())
         try:
             self.verdicts.write(
                 may_hold=refusal is None and not fenced, serving=self.role in SERVING and not fenced
@@ -478,11 +450,10 @@ class Runtime:
             return False
         if Action.NEW_EPOCH in edge.actions:
             newest = max(view.epoch, view.peer.epoch if view.peer else 0) + 1
-            if not self._keep(lambda: self.state.change(epoch=newest)):
+            moved = edge.name == "master_dead"
+            if not self._keep(lambda: self.state.change(epoch=newest, moved=moved)):
                 return False
         log.warning("%s -> %s: %s (%s)", view.role.value, edge.target.value, edge.reason, edge.name)
-        if edge.name == "master_dead":
-            self._keep(self.state.note_move)
         if edge.name == "demoted":
             self._stepped_down_until = time.monotonic() + STEPPED_DOWN_SECONDS
         if edge.target is not view.role:
@@ -523,35 +494,16 @@ class Runtime:
                 self._keep(lambda: self.state.change(off=False))
                 self._unit("start")
             case Action.YIELD_ADDRESSES:
-                self._yield(view)
+                if view.link is Link.UP and self.restraint.hold_back(self.hearing.spoken, time.monotonic()):
+                    self._changed = True
             case Action.CLAIM_ADDRESSES:
-                self._announce_soon()
+                self.guard.announce_soon(time.monotonic())
             case Action.REBOOT:
                 self._reboot()
             case Action.CLEAR_WISH:
                 self.wish = Wish.NONE
             case _:
                 pass
-
-    def _yield(self, view: View) -> None:
-        now = time.monotonic()
-        silent = self.link.silent_for()
-        if silent is None or now - silent < self._vrrp_master_since + YIELD_AFTER_SECONDS:
-            # Heard last before VRRP fell silent: the master may have died since. A living one is heard soon.
-            return
-        if view.link is Link.UP and now >= self._yield_until:
-            seconds = YIELD_SECONDS[min(self._yields, len(YIELD_SECONDS) - 1)]
-            self._yields += 1
-            self._yield_until = now + seconds
-            log.warning(
-                "VRRP is silent but the peer link says that the master lives; held back %g s", seconds
-            )
-            self._changed = True
-
-    def _announce_soon(self) -> None:
-        if not self._announce:
-            now = time.monotonic()
-            self._announce = [now + seconds for seconds in ANNOUNCE_AFTER_SECONDS]
 
     def _unit(self, verb: str) -> None:
         unit = self.core.core_unit
@@ -571,16 +523,6 @@ class Runtime:
             log.error("%s", error)
             return False
         return True
-
-
-def _differs(before: Heartbeat, beat: Heartbeat) -> bool:
-    """What the role machine would notice; positions grow all the time and change nothing."""
-    return (before.role, before.epoch, before.obstacles, before.cluster) != (
-        beat.role,
-        beat.epoch,
-        beat.obstacles,
-        beat.cluster,
-    )
 
 
 def _ignore(_result: object) -> None:

@@ -6,7 +6,9 @@ The part of this boot lies below /run, so that a restarted runtime goes on with 
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -36,6 +38,7 @@ class RoleState:
     def __init__(self, directory: Path, run: Path, clock: Callable[[], float] = time.time) -> None:
         self._file = directory / "role.json"
         self._boot_file = run / "role"
+        self._watch_file = run / "watched"
         self._clock = clock
         ensure_directory(directory, 0o700)
         self._durable = _read(self._file)
@@ -46,21 +49,26 @@ class RoleState:
         return self._durable
 
     def change(
-        self, *, epoch: int | None = None, mastered: int | None = None, off: bool | None = None
+        self,
+        *,
+        epoch: int | None = None,
+        mastered: int | None = None,
+        off: bool | None = None,
+        moved: bool = False,
     ) -> None:
-        """Write what differs. Raises StorageError, and then nothing has changed."""
+        """Write what differs, at one go: a promotion waits for it. `moved` remembers an automatic promotion.
+
+        Raises StorageError, and then nothing has changed.
+        """
         now = self._durable
         after = replace(
             now,
             epoch=now.epoch if epoch is None else max(epoch, now.epoch),
             mastered=now.mastered if mastered is None else mastered,
             off=now.off if off is None else off,
+            moves=(*self._recent(), self._clock()) if moved else now.moves,
         )
         self._write(after)
-
-    def note_move(self) -> None:
-        """Remember an automatic promotion."""
-        self._write(replace(self._durable, moves=(*self._recent(), self._clock())))
 
     def forget_moves(self) -> None:
         """A person has looked."""
@@ -81,6 +89,26 @@ class RoleState:
     def note_role(self, role: Role) -> None:
         """Keep the role for the next runtime of this boot."""
         write_file(self._boot_file, f"{role.value}\n")
+
+    def note_watch(self) -> None:
+        """The loop turns. In memory: a look that fails is one that was not there."""
+        with contextlib.suppress(OSError):
+            self._watch_file.write_text(f"{time.monotonic()}\n")
+
+    def unwatched_for(self) -> float:
+        """Seconds since the loop of a runtime turned last in this boot; endless if none ever did."""
+        try:
+            return time.monotonic() - float(self._watch_file.read_text())
+        except (OSError, ValueError):
+            return float("inf")
+
+    def free_bytes(self) -> int:
+        """What the disk below the durable part has left."""
+        try:
+            found = os.statvfs(self._file.parent)
+        except OSError:
+            return 0
+        return found.f_bavail * found.f_frsize
 
     def _recent(self) -> tuple[float, ...]:
         now = self._clock()

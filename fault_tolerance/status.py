@@ -17,7 +17,7 @@ def status(runtime: Runtime) -> Table:
     """The whole truth of this node, and what it has heard of the other one."""
     pair, heard = runtime.pair, runtime.heard
     database, files = runtime.facts().database, runtime.facts().files
-    silent = runtime.link.silent_for()
+    silent, skew = runtime.link.silent_for(), runtime.hearing.skew
     return {
         "role": runtime.role.value,
         "epoch": runtime.state.durable.epoch,
@@ -46,7 +46,7 @@ def status(runtime: Runtime) -> Table:
         },
         "gateway": {"address": _text(runtime.gateway.target), "state": runtime.gateway.sight.value},
         "witness": {"address": _text(runtime.witness.target), "state": runtime.witness.sight.value},
-        "clock_skew_seconds": None if runtime.skew is None else round(runtime.skew, 3),
+        "clock_skew_seconds": None if skew is None else round(skew, 3),
         "database": {
             "lag_milliseconds": database.lag_milliseconds,
             "synchronous": database.synchronous,
@@ -104,10 +104,15 @@ def alarms(runtime: Runtime) -> dict[str, str]:
     for part, state in (("database", runtime.facts().database), ("files", runtime.facts().files)):
         if state.alarm:
             found[f"pair.{part}"] = state.alarm
-    for address, hardware in runtime.duplicates.items():
-        found["pair.duplicate"] = (
-            f"another machine ({hardware}) answers for the shared address {address}; find it and take it away"
+    if runtime.guard.duplicates:
+        others = ", ".join(
+            f"{address} ({hardware})" for address, hardware in runtime.guard.duplicates.items()
         )
+        found["pair.duplicate"] = (
+            f"another machine answers for a shared address: {others}; find it and take it away"
+        )
+    if runtime.disk_full:
+        found["pair.disk"] = f"the disk of this node is full, so it cannot take over or go on; {look}"
     for third in (runtime.gateway, runtime.witness):
         if third.sight is Sight.LOST:
             found[f"pair.{third.name}"] = (

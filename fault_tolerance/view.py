@@ -70,6 +70,7 @@ class Obstacle(StrEnum):
     NOT_PAIRED = "this node has no peer"
     PEER_NEVER_MET = "the peer has not been met since this node booted, so it may hold newer data"
     GATEWAY_LOST = "this node does not reach its gateway"
+    WITNESS_LOST = "this node does not reach the witness, which its peer may reach"
     SERVICE_LINK_DOWN = "the interface of the shared addresses has no link"
     REPLICA_BROKEN = "database replication is broken"
     REPLICA_BEHIND = "the database replica is behind the peer"
@@ -79,6 +80,7 @@ class Obstacle(StrEnum):
     OTHER_VERSION = "the peer runs another version"
     OTHER_SCHEMA = "the peer's settings have another schema"
     CLOCK_SKEW = "the clocks of the two nodes differ by more than a second"
+    DISK_FULL = "the disk of this node is full"
     CORE_FAILED = "the PBX core cannot run on this node"
     STEPPED_DOWN = "this node stepped down a moment ago and leaves the way to its peer"
     TOO_MANY_MOVES = "the role has moved too often within the last hour; a person must look"
@@ -92,6 +94,7 @@ OVERRIDABLE = frozenset(
     {
         Obstacle.PEER_NEVER_MET,
         Obstacle.GATEWAY_LOST,
+        Obstacle.WITNESS_LOST,
         Obstacle.REPLICA_BEHIND,
         Obstacle.CLOCK_SKEW,
         Obstacle.STEPPED_DOWN,
@@ -137,6 +140,7 @@ class View:
     `epoch` is the newest that this node has ever seen. `peer` stays what was heard last when the link is
     lost. `forced` says that an administrator insisted, which steps over the overridable obstacles; it holds
     until the peer or a third party is seen again. `yielding` is what YIELD_ADDRESSES set.
+    `peer_claims` says that the peer's adverts go on although this node serves and cannot talk to it.
     """
 
     role: Role
@@ -153,6 +157,7 @@ class View:
     work: Work = Work.IDLE
     core_failed: bool = False
     yielding: bool = False
+    peer_claims: bool = False
 
     @property
     def eligible(self) -> bool:

@@ -57,6 +57,7 @@ FOLLOWING = Facts(
     link=Link.UP,
     heard=Heartbeat(Role.MASTER, 3, Rank(3, 100, 2), version="1", schema=1),
     gateway=Sight.SEEN,
+    witness=Sight.SEEN,
     carrier=True,
     version="1",
     schema=1,
@@ -65,6 +66,7 @@ FOLLOWING = Facts(
     database_answers=True,
     files=ReplicaState(),
     core_failed=False,
+    disk_full=False,
     maintenance=False,
     stepped_down=False,
     moves=0,
@@ -147,6 +149,8 @@ def test_a_follower_in_step_may_take_over_though_the_master_counts_further() -> 
     [
         ({"link": Link.NEVER}, Obstacle.PEER_NEVER_MET),
         ({"gateway": Sight.LOST}, Obstacle.GATEWAY_LOST),
+        ({"witness": Sight.LOST}, Obstacle.WITNESS_LOST),
+        ({"disk_full": True}, Obstacle.DISK_FULL),
         ({"carrier": False}, Obstacle.SERVICE_LINK_DOWN),
         ({"skew": -1.5}, Obstacle.CLOCK_SKEW),
         ({"core_failed": True}, Obstacle.CORE_FAILED),
@@ -165,6 +169,11 @@ def test_a_follower_in_step_may_take_over_though_the_master_counts_further() -> 
 )
 def test_each_fact_is_its_obstacle(change: dict[str, object], found: Obstacle) -> None:
     assert obstacles(replace(FOLLOWING, **change)) == {found}  # type: ignore[arg-type]
+
+
+def test_a_witness_that_neither_node_reaches_is_dead_and_no_obstacle() -> None:
+    master = replace(FOLLOWING.heard, witness_lost=True)  # type: ignore[type-var]
+    assert obstacles(replace(FOLLOWING, witness=Sight.LOST, heard=master)) == frozenset()
 
 
 def test_who_follows_nobody_need_not_replicate_but_must_have_a_whole_database() -> None:
@@ -210,9 +219,9 @@ def test_a_damaged_role_file_makes_the_node_the_older_one(tmp_path: Path) -> Non
 def test_moves_are_counted_for_an_hour(tmp_path: Path) -> None:
     now = 10_000.0
     state = RoleState(tmp_path / "state", tmp_path, clock=lambda: now)
-    state.note_move()
+    state.change(moved=True)
     now += 1800
-    state.note_move()
+    state.change(moved=True)
     assert state.moves_in_last_hour() == 2
     now += 1801
     assert state.moves_in_last_hour() == 1

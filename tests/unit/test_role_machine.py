@@ -198,6 +198,7 @@ views = st.builds(
     work=st.sampled_from(Work),
     core_failed=st.booleans(),
     yielding=st.booleans(),
+    peer_claims=st.booleans(),
 )
 
 
@@ -234,6 +235,7 @@ class Node:
     yielding: bool = False
     core_failed: bool = False
     stepped_down: int = 0
+    claims: int = 0
 
     def boot(self) -> None:
         self.role, self.met, self.heard, self.vrrp = Role.JOINING, False, None, Vrrp.DOWN
@@ -251,8 +253,18 @@ class World:
         self.random = random.Random(seed)  # noqa: S311 - replayable, not secret
         self.nodes = [Node(1), Node(2)]
         self.lan = self.management = True
+        self.deaf = [False, False]
         self.gateway = [True, True]
         self.edges: set[str] = set()
+
+    @property
+    def talking(self) -> bool:
+        """The peer link needs both directions."""
+        return self.management and not any(self.deaf)
+
+    def hears_adverts(self, index: int) -> bool:
+        other = self.nodes[1 - index]
+        return self.lan and not self.deaf[index] and other.power and other.vrrp is Vrrp.MASTER
 
     def obstacles(self, index: int) -> frozenset[Obstacle]:
         node = self.nodes[index]
@@ -274,7 +286,7 @@ class World:
 
     def view(self, index: int) -> View:
         node, other = self.nodes[index], self.nodes[1 - index]
-        connected = self.management and other.power
+        connected = self.talking and other.power
         link = Link.UP if connected and node.heard else Link.LOST if node.met else Link.NEVER
         return View(
             node.role,
@@ -289,12 +301,13 @@ class World:
             work=node.work,
             core_failed=node.core_failed,
             yielding=node.yielding,
+            peer_claims=node.claims >= 3,
         )
 
     def exchange(self, index: int) -> None:
         """Replication and a heartbeat from the other node reach this one."""
         node, other = self.nodes[index], self.nodes[1 - index]
-        if not (self.management and other.power and node.power):
+        if not (self.talking and other.power and node.power):
             return
         node.met = True
         if other.role in SERVING and node.role is Role.SLAVE and other.epoch >= node.epoch:
@@ -307,7 +320,7 @@ class World:
         if address_verdict(self.view(index)) is not None:
             node.vrrp = Vrrp.FAULT
             return
-        hears = self.lan and other.power and other.vrrp is Vrrp.MASTER
+        hears = self.hears_adverts(index)
         mine = (node.role in SERVING, node.priority)
         theirs = (other.role in SERVING, other.priority)
         if hears and (node.vrrp is not Vrrp.MASTER or theirs > mine):
@@ -318,6 +331,7 @@ class World:
     def act(self, index: int) -> None:
         node = self.nodes[index]
         node.stepped_down = max(0, node.stepped_down - 1)
+        node.claims = node.claims + 1 if node.role in SERVING and self.hears_adverts(index) else 0
         view = self.view(index)
         if view.link is not Link.UP:
             node.yielding = False
@@ -364,7 +378,7 @@ class World:
                 self.finish_work(index, failures)
 
     def disturb(self) -> None:
-        event = self.random.randrange(9)
+        event = self.random.randrange(10)
         index = self.random.randrange(2)
         node = self.nodes[index]
         if event == 0:
@@ -383,6 +397,8 @@ class World:
             node.wish = self.random.choice([Wish.SLAVE, Wish.OFF, Wish.MASTER])
         elif event == 6:
             node.core_failed = not node.core_failed
+        elif event == 7:
+            self.deaf[index] = not self.deaf[index]
         else:
             self.lan = self.management = not (self.lan and self.management)
 
@@ -392,6 +408,7 @@ class World:
 
     def heal(self) -> None:
         self.lan = self.management = True
+        self.deaf = [False, False]
         self.gateway = [True, True]
         for node in self.nodes:
             node.core_failed = False
@@ -414,7 +431,7 @@ def run_world(seed: int) -> World:
             world.step(failures=True)
     world.settle()
     masters = world.masters()
-    if world.management or not all(world.gateway):
+    if world.talking or (world.lan and sum(world.deaf) == 1) or not all(world.gateway):
         # Two masters are possible only when the nodes see nothing of each other and both see the gateway.
         assert len(masters) <= 1, f"two masters, seed {seed}"
     world.heal()
