@@ -1,8 +1,9 @@
-"""`nox -s demo`: from nothing to an appliance that answered a call, lost its PBX core, and recovered.
+"""`nox -s demo`: from nothing to an appliance that lost its PBX core, and to a pair that lost its master.
 
 Builds the reference root tree (or takes it from the cache), boots it as a node, waits until its own
 `centralino status` says healthy, registers a phone and calls the echo test with SIPp, kills Asterisk, freezes
-Asterisk, and calls again. Everything it claims is measured from outside the node, in this run.
+Asterisk, and calls again; then the same with two nodes and the power of one (`demo_pair`). Everything it
+claims is measured from outside the nodes, in this run.
 """
 
 from __future__ import annotations
@@ -12,8 +13,6 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -21,54 +20,15 @@ from rich.console import Console
 from rich.table import Table
 
 from appliance.cli_common import errors_to_exit_codes, mirror_option, run_command, wheel_dir_option
+from appliance.demo_pair import show_pair
+from appliance.demo_steps import Facts, Steps, wait_healthy
 from appliance.errors import BuildError
-from appliance.lab import LOGS, Lab, Node
+from appliance.lab import LOGS, Lab
 from appliance.lab_cli import built_root
-from appliance.lab_host import LabError, wait_for
+from appliance.lab_host import LabError
 from appliance.lab_sip import OptionsProber, add_phone, call_echo, register, welcome_prober
 
-HEALTHY_LIMIT_SECONDS = 180.0
 RECOVERY_LIMIT_SECONDS = 60.0
-Facts = dict[str, float | int]
-
-
-class Steps:
-    """Shows each step as it goes and remembers for the table what it said."""
-
-    def __init__(self, console: Console) -> None:
-        self.console = console
-        self.rows: list[tuple[str, str]] = []
-
-    @contextmanager
-    def step(self, title: str) -> Iterator[None]:
-        """Name a step on the console while it runs; an error in it is told with its name."""
-        self.console.print(f"[bold]>[/bold] {title}", highlight=False)
-        try:
-            yield
-        except BaseException:
-            self.console.print(f"[bold red]failed:[/bold red] {title}", highlight=False)
-            raise
-
-    def say(self, what: str, result: str) -> None:
-        """A finding: one line now, one row of the table at the end."""
-        self.rows.append((what, result))
-        self.console.print(f"  {what}: {result}", highlight=False)
-
-
-def wait_healthy(node: Node, limit_seconds: float = HEALTHY_LIMIT_SECONDS) -> dict[str, object]:
-    """Wait until the node calls itself healthy; its whole status. Raises LabError with the reasons given."""
-    last: dict[str, object] = {}
-
-    def healthy() -> bool:
-        nonlocal last
-        last = node.json(["centralino", "status", "--json"])
-        return last.get("healthy") is True
-
-    try:
-        wait_for(healthy, limit_seconds, f"{node.name} becoming healthy", interval_seconds=0.3)
-    except LabError as error:
-        raise LabError(f"{error}; its reasons: {last.get('reasons')}") from error
-    return last
 
 
 def show(root: Path, directory: Path, steps: Steps, facts: Facts) -> None:
@@ -138,7 +98,7 @@ def demo(
     mirrors: tuple[str, ...],
     wheel_directories: tuple[Path, ...],
 ) -> None:
-    """Build the appliance, boot it, place a call, kill and freeze Asterisk, show the recovery."""
+    """Boot the built appliance, place a call, break its core; then form a pair and power its master off."""
     console = Console(stderr=True)
     steps, facts = Steps(console), {}
     began = time.monotonic()
@@ -150,6 +110,7 @@ def demo(
             steps.say("root tree built", f"{facts['build_seconds']:.1f} s (cached stages count as nothing)")
         with tempfile.TemporaryDirectory(prefix="centralino-demo-", dir="/var/tmp") as directory:
             show(root, Path(directory) / "lab", steps, facts)
+            show_pair(root, Path(directory) / "pair", steps, facts)
     except BuildError:
         console.print(f"logs of the lab, if it came so far: {LOGS.resolve()}", highlight=False)
         raise

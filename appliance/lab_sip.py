@@ -21,11 +21,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 
 from appliance.lab import Client, Node
 from appliance.lab_host import LabError, LabTimeoutError, wait_for
 from appliance.run import require
 
+Made = TypeVar("Made")
 CLONE_NEWNET = 0x40000000
 FRAME_SECONDS = 0.02
 FRAME_BYTES = 160  # 20 ms of G.711
@@ -34,13 +36,13 @@ ECHO_NUMBER = "600"
 SCENARIOS = Path(__file__).parent
 
 
-def socket_in(namespace: Path, family: socket.AddressFamily, kind: socket.SocketKind) -> socket.socket:
-    """A socket that belongs to a network namespace; the caller itself stays where it is.
+def in_namespace(namespace: Path, make: Callable[[], Made]) -> Made:
+    """What `make` makes in a network namespace; the caller itself stays where it is.
 
-    A thread enters the namespace (setns(2) acts on one thread alone), makes the socket, and ends.
+    A thread enters the namespace (setns(2) acts on one thread alone), makes it, and ends.
     """
 
-    def make() -> socket.socket:
+    def enter() -> Made:
         library = ctypes.CDLL(None, use_errno=True)
         descriptor = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -48,10 +50,15 @@ def socket_in(namespace: Path, family: socket.AddressFamily, kind: socket.Socket
                 raise LabError(f"{namespace} cannot be entered: {os.strerror(ctypes.get_errno())}")
         finally:
             os.close(descriptor)
-        return socket.socket(family, kind)
+        return make()
 
     with ThreadPoolExecutor(1) as pool:
-        return pool.submit(make).result()
+        return pool.submit(enter).result()
+
+
+def socket_in(namespace: Path, family: socket.AddressFamily, kind: socket.SocketKind) -> socket.socket:
+    """A socket that belongs to a network namespace."""
+    return in_namespace(namespace, lambda: socket.socket(family, kind))
 
 
 @dataclass(frozen=True)
@@ -263,9 +270,15 @@ def register(client: Client, phone: Phone, target: str, *, limit_seconds: float 
 
 
 def call_echo(
-    client: Client, phone: Phone, target: str, *, hold_seconds: float = 6.0, media_port: int = 18000
+    client: Client,
+    phone: Phone,
+    target: str,
+    *,
+    number: str = ECHO_NUMBER,
+    hold_seconds: float = 6.0,
+    media_port: int = 18000,
 ) -> CallResult:
-    """Call the echo test, hold the call, check that our sound comes back, hang up.
+    """Call the echo test, or another number whose sound comes back; hold the call, check the sound, hang up.
 
     Raises LabError when the call fails; silence is told in the result.
     """
@@ -273,7 +286,7 @@ def call_echo(
         echo = RtpEcho(client, media_port)
         try:
             log = Path(folder) / "messages.log"
-            fields = [f"{_account(phone)};{ECHO_NUMBER};{media_port}"]
+            fields = [f"{_account(phone)};{number};{media_port}"]
             extra = ["-d", str(int(hold_seconds * 1000)), "-trace_logs", "-log_file", str(log)]
             began = time.monotonic()
             call: Future[float] = pool.submit(

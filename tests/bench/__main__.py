@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 
 from appliance.cli_common import errors_to_exit_codes, run_command
-from appliance.demo import wait_healthy
+from appliance.demo_steps import wait_healthy
 from appliance.lab import Lab
 from appliance.lab_cli import built_root
 from tests.bench import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 
-from appliance.demo import wait_healthy
+from appliance.demo_steps import wait_healthy
 from appliance.lab import Lab, Node
 from appliance.lab_host import LabTimeoutError
 from appliance.lab_sip import OptionsProber, welcome_prober

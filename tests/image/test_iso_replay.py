@@ -16,7 +16,7 @@ import pytest
 
 from appliance.archive import write_tar
 from appliance.cache import digest_file
-from appliance.demo import wait_healthy
+from appliance.demo_steps import wait_healthy
 from appliance.formats_contract import Variant
 from appliance.kiwi import os_stage
 from appliance.lab import Lab

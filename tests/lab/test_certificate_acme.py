@@ -12,7 +12,7 @@ from certificate_authority import AUTHORITY_ADDRESS, BOX_ADDRESS, DIRECTORY, Peb
 from certificate_calls import calls
 from certificate_lab import certificate, served_serial, this_tree
 
-from appliance.demo import wait_healthy
+from appliance.demo_steps import wait_healthy
 from appliance.lab import LOGS, Client, Lab, Node
 from appliance.lab_host import Result, wait_for
 

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from appliance.demo import wait_healthy
+from appliance.demo_steps import wait_healthy
 from appliance.lab import LOGS, Client, Lab, Node
 from appliance.lab_host import Result
 

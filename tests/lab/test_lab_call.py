@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from appliance.demo import wait_healthy
+from appliance.demo_steps import wait_healthy
 from appliance.lab import Lab
 from appliance.lab_host import LabError
 from appliance.lab_sip import OptionsProber, add_phone, call_echo, register, welcome_prober
