@@ -47,6 +47,7 @@ from daemon.places import Places
 from daemon.platform import Platform, platform
 from daemon.secrets import SecretStore
 from daemon.services.api import ServiceManager, restart_service
+from daemon.services.model import Role
 from daemon.settings.revisions import RevisionStore
 from daemon.status import StatusBoard
 from daemon.subsystem import Subsystem
@@ -77,11 +78,21 @@ class Daemon:
         store = RevisionStore(places.revisions, lambda: first_settings(places))
         self._services = self._service_manager(found, alarms)
         # The order in which changes are applied; they are undone in reverse.
-        subsystems: list[Subsystem] = [Hostname(places), Network(places), LogRetention(places, audit)]
+        subsystems: list[Subsystem] = [
+            Hostname(places),
+            Network(places, peer_trouble=lambda: self._pair.peer_trouble()),
+            LogRetention(places, audit),
+        ]
         self._shield = self._sip_shield(found)
         refill = (lambda: None) if self._shield is None else self._shield.fill_kernel
         # A slave's SIP is closed and opened by the role runtime without this daemon (see its silence.py).
-        self._firewall = Firewall(places, lambda: self._engine.settings, alarms, on_lost=refill)
+        self._firewall = Firewall(
+            places,
+            lambda: self._engine.settings,
+            alarms,
+            serving=lambda: self._pair.role() in (Role.MASTER, Role.STANDALONE),
+            on_lost=refill,
+        )
         subsystems.append(self._firewall)
         self._domain = self._mode = None
         if found is not None:
@@ -165,7 +176,7 @@ class Daemon:
         methods = handlers(core) | certificate_handlers(operations, self._jobs, audit)
         methods |= firewall_handlers(self._engine, self._firewall, self._shield)
         methods |= domain_handlers(self._engine, self._domain, self._mode)
-        manager = words.manager(places, pair, self._pair, self._live_calls) if places.is_live else None
+        manager = words.manager(places, pair, self._pair) if places.is_live else None
         methods |= fault_tolerance_handlers(manager, self._pair, self._jobs)
         methods |= replication_handlers(self._pair, self._jobs)
         self._bus = BusService(bus_address, methods, record, self._bus_lost)

@@ -10,7 +10,7 @@ import json
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
-from ipaddress import IPv4Interface, IPv6Interface, ip_interface
+from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface
 from pathlib import Path
 
 from daemon.errors import CentralinoError, ConflictError, Problem
@@ -72,6 +72,7 @@ class FaultToleranceSubsystem:
                     "remove them, or use mode standard",
                 )
             )
+        problems += self._cuts(settings)
         names = {row.name for row in netlink.links(LOOK_LIMIT_SECONDS)}
         for number, shared in enumerate(section.shared_addresses):
             path = f"fault_tolerance.shared_addresses.{number}"
@@ -85,6 +86,37 @@ class FaultToleranceSubsystem:
                         f"{path}.address",
                         f"this node has no address of {shared.address.network} on {shared.interface}",
                         "give it one: centralino network set",
+                    )
+                )
+        return problems
+
+    def _cuts(self, settings: Settings) -> list[Problem]:
+        """Own addresses that the peer knows this node by, and that the new settings take away.
+
+        Only what the settings name can be judged; an end of the peer link may move if the same change says
+        where to (`management_address`)."""
+        section = settings.fault_tolerance
+        standing = _table_of(read_text(self._file))
+        if not section.enabled or not standing:
+            return []
+        named = settings.network.interfaces
+        kept = {str(a.ip) for entry in named.values() if entry.enabled for a in entry.addresses}
+        own = str(section.management_address or standing.get("own"))
+        held = {row.address: row.index for row in netlink.addresses(LOOK_LIMIT_SECONDS)}
+        names = {row.index: row.name for row in netlink.links(LOOK_LIMIT_SECONDS)}
+        problems = []
+        for address, remedy in (
+            (own, "name the new one in the same change (fault_tolerance.management_address)"),
+            (str(standing.get("own_service")), "dissolve the pair first: centralino fault-tolerance unpair"),
+        ):
+            interface = names.get(held.get(ip_address(address), 0), "")
+            entry = named.get(interface)
+            if entry is not None and entry.addresses and address not in kept:
+                problems.append(
+                    Problem(
+                        f"network.interfaces.{interface}.addresses",
+                        f"{address} goes away, by which the peer knows this node; that cuts the pair",
+                        f"keep it beside the new one, or {remedy}",
                     )
                 )
         return problems
@@ -202,6 +234,15 @@ class FaultToleranceSubsystem:
             "service_address": None if service is None else str(service),
             "fault_tolerance": table,
         }
+
+
+def _table_of(text: str | None) -> JsonObject:
+    """What pair.json says; empty without one, or with one that cannot be read."""
+    try:
+        found = json.loads(text or "")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def restart_runtime() -> None:

@@ -14,6 +14,7 @@ from daemon.errors import ApplyFailedError, CentralinoError, ConflictError, Unav
 from daemon.network import netlink
 from daemon.network.wire import Question, ask
 from daemon.pair import LOOK_LIMIT_SECONDS, FaultToleranceSubsystem, restart_runtime
+from daemon.pair_drain import NoNewCalls
 from daemon.pair_link import PairLink
 from daemon.places import Places
 from daemon.run import run
@@ -24,6 +25,7 @@ from daemon.subsystem import JsonObject
 PAIRING_SECONDS = 120.0
 SWITCH_SECONDS = 60.0
 POLL_SECONDS = 0.1
+AMI_SECRET = "asterisk-ami"  # noqa: S105 - the name of the file
 HELPER = [sys.executable, "-m", "fault_tolerance.service"]
 # What the inviting node takes over at once; the rest of the cluster's settings follows over the peer link.
 SHARED_FIELDS = (
@@ -47,13 +49,11 @@ class PairJobs:
         engine: Engine,
         subsystem: FaultToleranceSubsystem,
         link: PairLink,
-        live_calls: Callable[[], int | None],
     ) -> None:
         self._places = places
         self._engine = engine
         self._subsystem = subsystem
         self._link = link
-        self._live_calls = live_calls
 
     # --- forming ------------------------------------------------------------------------------------------
 
@@ -181,10 +181,29 @@ class PairJobs:
         return status
 
     def switch(self, drain_seconds: int, progress: Progress) -> JsonObject:
-        """Hand the master role to the peer, measured; rolled back by itself if the peer does not come up."""
+        """Hand the master role to the peer, measured; rolled back by itself if the peer does not come up.
+
+        With `drain_seconds` new calls are refused from the beginning to the end, also to that of a rollback.
+        """
         self.check_switch()
-        drained = self._drain(drain_seconds, progress)
-        self.check_switch()
+        if drain_seconds <= 0:
+            return self._hand_over(progress)
+        with NoNewCalls(self._places.secrets / AMI_SECRET) as closed:
+
+            def say(calls: int, left: float) -> None:
+                text = f"{calls} calls are live, {closed.refused} new ones were refused"
+                progress(0.5 * (1 - left / drain_seconds), f"{text}; waiting {left:.0f} s at most")
+
+            waited = closed.wait(drain_seconds, say)
+            self.check_switch()
+            moved = self._hand_over(progress)
+            return {
+                **moved,
+                "waited_for_calls_seconds": round(waited, 1),
+                "calls_refused": closed.refused,
+            }
+
+    def _hand_over(self, progress: Progress) -> JsonObject:
         progress(0.6, "handing over")
         began = time.monotonic()
         self._link.ask("wish", wish="slave", forced=False)
@@ -200,7 +219,8 @@ class PairJobs:
                 return {
                     "moved": True,
                     "seconds": round(now, 2),
-                    "waited_for_calls_seconds": round(drained, 1),
+                    "waited_for_calls_seconds": 0.0,
+                    "calls_refused": 0,
                     "calls_ended": status.get("calls") or 0,
                 }
             if silent is not None and role == "master":
@@ -244,19 +264,6 @@ class PairJobs:
             return self._link.ask("status")
         except UnavailableError:
             return {}
-
-    def _drain(self, seconds: int, progress: Progress) -> float:
-        """Wait until no call is live, at most so long, with the live count shown."""
-        began = time.monotonic()
-        while (waited := time.monotonic() - began) < seconds:
-            calls = self._live_calls()
-            if not calls:
-                break
-            progress(
-                0.5 * waited / seconds, f"{calls} calls are live, waiting {seconds - waited:.0f} s at most"
-            )
-            time.sleep(0.5)
-        return time.monotonic() - began
 
 
 def _in_use(settings: Settings) -> list[str]:

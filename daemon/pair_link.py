@@ -102,6 +102,19 @@ class PairLink:
             return str(self._state.get("role", ""))
         return self.role().value
 
+    def peer_trouble(self) -> str | None:
+        """Why the peer is not heard now, None if it is or if there is no pair."""
+        if not self._paired():
+            return None
+        try:
+            link = self.ask("status").get("link")
+        except CentralinoError as error:
+            return error.message
+        found = link if isinstance(link, dict) else {}
+        if found.get("state") == "up":
+            return None
+        return f"the peer {found.get('peer')} of this pair is not heard ({found.get('trouble')})"
+
     def ask(self, method: str, **arguments: object) -> JsonObject:
         """One request on a connection of its own. Raises what the runtime answers, or UnavailableError."""
         if not self._paired():

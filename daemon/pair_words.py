@@ -100,14 +100,13 @@ class PairWords:
         places: Places,
         subsystem: FaultToleranceSubsystem,
         link: PairLink,
-        live_calls: Callable[[], int | None],
     ) -> Callable[[], PairJobs]:
         """Makes the jobs' module when it is first used: a box without a pair never loads it."""
 
         def make() -> PairJobs:
             from daemon.pair_jobs import PairJobs
 
-            return PairJobs(places, self._engine(), subsystem, link, live_calls)
+            return PairJobs(places, self._engine(), subsystem, link)
 
         return make
 

@@ -107,9 +107,7 @@ class Runtime:
         resumed = self.state.role_of_this_boot()
         self.verdicts.adopt()
         if resumed is Role.MASTER and self._was_replaced():
-            log.warning(
-                "nobody watched this master, which has lost its addresses meanwhile: it steps down"
-            )
+            log.warning("nobody watched this master, which has lost its addresses meanwhile: it steps down")
             resumed = Role.DEMOTING
         if resumed in (Role.MASTER, Role.SLAVE):
             self.role = resumed
@@ -392,8 +390,12 @@ class Runtime:
             log.warning("the peer said something that this version does not understand: %s", error)
 
     def _take_beat(self, beat: Heartbeat) -> None:
+        before = self.heard
         if self.hearing.take(beat) or self.link.state is not self._link_state:
             self._changed = True
+        if before is not None and before.role is Role.PROMOTING and beat.role not in SERVING:
+            # It had its chance and did not come up: the way is free again.
+            self._stepped_down_until = 0.0
         self._database.heard(dict(beat.database))
         self._files.heard(dict(beat.files))
         self.exchange.heard(self.role, self.state.durable.epoch, beat)

@@ -14,8 +14,8 @@ EVERYBODY: tuple[Network, ...] = (ip_network("0.0.0.0/0"), ip_network("::/0"))
 _UNLIMITED = 1_000_000
 
 
-def build(settings: Settings, *, serving: bool = True, session: tuple[Network, ...] = ()) -> Policy:
-    """The policy of these settings; `serving` is false on a node whose role keeps SIP closed."""
+def build(settings: Settings, *, session: tuple[Network, ...] = ()) -> Policy:
+    """The policy of these settings. A silent node of a pair has a table of its own beside it."""
     section = settings.firewall
     local = tuple(
         dict.fromkeys((*PRIVATE_NETWORKS, *settings.domain.local_networks, *_own_subnets(settings)))
@@ -28,7 +28,6 @@ def build(settings: Settings, *, serving: bool = True, session: tuple[Network, .
     )
     return Policy(
         mode=Mode(settings.mode.mode.value),
-        open_sip=serving,
         local=local,
         trusted=section.trusted_networks,
         management=section.management_networks or default_management(settings, local),

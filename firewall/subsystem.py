@@ -50,7 +50,8 @@ log = logging.getLogger(__name__)
 class Firewall:
     """See daemon.subsystem.Subsystem. Below another root than `/`, only files are touched.
 
-    `settings` gives those in force, `serving` whether the node's role opens SIP, `sessions` who is connected
+    `settings` gives those in force, `serving` whether the node's role opens SIP (for people to see:
+    the role runtime closes it by a table of its own), `sessions` who is connected
     over SSH. `on_lost` is called when the table had been taken away and is back: its dynamic sets are empty.
     """
 
@@ -309,7 +310,7 @@ class Firewall:
     # --- details --------------------------------------------------------------------------------------------
 
     def _policy(self, settings: Settings) -> Policy:
-        return build(settings, serving=self._serving())
+        return build(settings)
 
     def _same_as_now(self, policy: Policy) -> bool:
         return policy == self._policy(self._settings())

@@ -239,7 +239,11 @@ def unpair(session: Session, write: Write) -> None:
 
 @fault_tolerance.command("switch")
 @click.option(
-    "--drain", type=click.IntRange(0, 86400), default=0, metavar="SECONDS", help="Wait for calls to end."
+    "--drain",
+    type=click.IntRange(0, 86400),
+    default=0,
+    metavar="SECONDS",
+    help="Refuse new calls and wait for those that are up.",
 )
 @writes
 def switch(session: Session, write: Write, drain: int) -> None:
@@ -255,6 +259,11 @@ def switch(session: Session, write: Write, drain: int) -> None:
         emit_json(result)
     else:
         line(f"The peer is master; it took {text_of(result, 'seconds')} s.", style="green")
+        if drain:
+            line(
+                f"Waited {text_of(result, 'waited_for_calls_seconds')} s for calls to end, refused "
+                f"{text_of(result, 'calls_refused')} new ones, ended {text_of(result, 'calls_ended')}."
+            )
 
 
 @fault_tolerance.command("rehearse")

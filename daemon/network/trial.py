@@ -33,6 +33,8 @@ GATEWAY_ATTEMPTS = 10
 BEFORE_LIMIT_SECONDS = 0.3
 NAME_SERVER_LIMIT_SECONDS = 3.0
 SESSION_LIMIT_SECONDS = 4.0
+# The link is given up after two seconds of silence and dialled anew until it stands.
+PEER_LIMIT_SECONDS = 10.0
 POLL_SECONDS = 0.05
 LOST_AFTER_REPEATS = 3
 
@@ -139,7 +141,13 @@ class Trial:
         return None
 
     def _peer(self, _new: Settings) -> str | None:
-        return None if self._peer_was_lost else self._peer_trouble()
+        """A link that the change interrupts is dialled anew; it gets the time for that."""
+        ends = time.monotonic() + PEER_LIMIT_SECONDS
+        while not self._peer_was_lost and (reason := self._peer_trouble()):
+            if time.monotonic() > ends:
+                return reason
+            time.sleep(POLL_SECONDS)
+        return None
 
 
 def _is_lost(traffic: Traffic | None) -> bool:

@@ -69,6 +69,10 @@ class Manager:
         self._socket.sendall("\r\n".join((*lines, "", "")).encode())
         return number
 
+    def message(self, deadline: Deadline) -> Message:
+        """The next message, whatever it is; what arrived in part is kept when the time is over."""
+        return parse(self._read_until(b"\r\n\r\n", deadline))
+
     def command(self, deadline: Deadline, command: str) -> str:
         """The output of one command of the Asterisk console."""
         answer = self.action(deadline, "Command", Command=command)
