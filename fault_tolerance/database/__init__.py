@@ -13,17 +13,37 @@ if TYPE_CHECKING:
     from fault_tolerance.pair import Pair
 
 STATE = Path("/var/lib/centralino/fault-tolerance/database")
+MONGODB, MONGODB_CONFIG = "mongodb", "mongodb_config"
 
 
 def build(pair: Pair, channel: PeerChannel) -> DatabaseReplica:
-    """The database of this node as half of a pair. Raises CentralinoError."""
+    """The database of this node as half of a pair, or both of them. Raises CentralinoError."""
+    box = platform()
+    relational = _relational(pair, channel, box)
+    if not has_mongodb(box):
+        return relational
+    from fault_tolerance.database import mongo
+    from fault_tolerance.database.both import BothDatabases
+
+    own, peer = (mongo.host(address) for address in (pair.own, pair.peer))
+    unit = box.units[MONGODB]
+    documents = mongo.connect(mongo.LOCAL, own, peer)
+    return BothDatabases(relational, documents, lambda: mongo.stop(unit), lambda: mongo.start(unit))
+
+
+def has_mongodb(box: Platform) -> bool:
+    """Whether this box has MongoDB: the platform names it, and somebody has installed and configured it."""
+    configuration = box.paths.get(MONGODB_CONFIG)
+    return MONGODB in box.units and configuration is not None and configuration.is_file()
+
+
+def _relational(pair: Pair, channel: PeerChannel, box: Platform) -> DatabaseReplica:
     import pwd
 
     from fault_tolerance.database.replica import MariaDb, Server
     from fault_tolerance.database.session import REPLICA_USER
     from fault_tolerance.database.settings import server_id
 
-    box = platform()
     owner = box.users["mariadb"]
     try:
         reader, owner_entry = pwd.getpwnam(REPLICA_USER), pwd.getpwnam(owner)

@@ -11,15 +11,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from ipaddress import IPv4Address, IPv6Address
 from typing import Protocol
 
 from daemon.errors import UnavailableError
+from daemon.run import run
 
 SET_NAME = "centralino"
 ROUND_SECONDS = 0.1
 # Longer than any maintenance; the reconfiguration by the new master ends it.
 FREEZE_SECONDS = 86400
-ALREADY_INITIALIZED, NOT_YET_INITIALIZED = 23, 94
+NOT_YET_INITIALIZED = 94
+PORT = 27017
+LOCAL = f"mongodb://127.0.0.1:{PORT}/"
+ANSWER_MILLISECONDS = 1000
+UNIT_LIMIT_SECONDS = 3.0
+START_LIMIT_SECONDS = 60.0
 
 Document = Mapping[str, object]
 
@@ -64,7 +71,7 @@ class MongoDb:
 
     def make_read_only(self, limit_seconds: float) -> None:
         """Step down and stay down. Raises UnavailableError when it stays primary."""
-        if self._is_primary():
+        if self.is_primary():
             # The server ends connections while it steps down: that is no failure.
             with suppress(UnavailableError):
                 self._do("replSetStepDown", FREEZE_SECONDS, force=True, secondaryCatchUpPeriodSecs=0)
@@ -91,14 +98,15 @@ class MongoDb:
             raise UnavailableError(f"MongoDB does not answer: {error}") from error
         return found if isinstance(found, Mapping) else None
 
-    def _is_primary(self) -> bool:
+    def is_primary(self) -> bool:
+        """Whether it takes writes. Raises UnavailableError."""
         return self._do("hello").get("isWritablePrimary") is True
 
     def _until(self, primary: bool, limit_seconds: float, sentence: str) -> None:
         limit = self._clock() + limit_seconds
         while True:
             with suppress(UnavailableError):
-                if self._is_primary() is primary:
+                if self.is_primary() is primary:
                     return
             if self._clock() > limit:
                 raise UnavailableError(sentence, "see: journalctl -u mongod")
@@ -127,6 +135,26 @@ def with_master(config: Document, master: str, slave: str) -> dict[str, object]:
     }
 
 
+def host(address: IPv4Address | IPv6Address) -> str:
+    """How the other member reaches this one."""
+    return f"{address}:{PORT}" if address.version == 4 else f"[{address}]:{PORT}"
+
+
+def stop(unit: str) -> None:
+    """End the server for certain. Raises CommandFailedError, UnavailableError."""
+    run(["systemctl", "kill", "--signal=SIGKILL", unit], limit_seconds=UNIT_LIMIT_SECONDS, check=False)
+    run(["systemctl", "stop", unit], limit_seconds=UNIT_LIMIT_SECONDS)
+    words = ["systemctl", "show", "--property=ActiveState", "--value", unit]
+    state = run(words, limit_seconds=UNIT_LIMIT_SECONDS).output.strip()
+    if state not in ("inactive", "failed"):
+        raise UnavailableError(f"MongoDB could not be stopped: it is {state}", "see: journalctl -u mongod")
+
+
+def start(unit: str) -> None:
+    """Have it run again. Raises CommandFailedError."""
+    run(["systemctl", "start", unit], limit_seconds=START_LIMIT_SECONDS)
+
+
 def connect(uri: str, own: str, peer: str) -> MongoDb:
     """With pymongo, which is imported only here. Raises UnavailableError when it is not installed."""
     import importlib
@@ -136,7 +164,9 @@ def connect(uri: str, own: str, peer: str) -> MongoDb:
         errors = importlib.import_module("pymongo.errors")
     except ImportError as error:
         raise UnavailableError("pymongo is not installed", "install it, or remove MongoDB") from error
-    client = pymongo.MongoClient(uri, directConnection=True, serverSelectionTimeoutMS=2000)
+    names = ("serverSelectionTimeoutMS", "connectTimeoutMS", "socketTimeoutMS")
+    limits = dict.fromkeys(names, ANSWER_MILLISECONDS)
+    client = pymongo.MongoClient(uri, directConnection=True, **limits)
     return MongoDb(client.admin, own, peer, errors.PyMongoError)
 
 

@@ -1,94 +1,24 @@
-"""MongoDB's part against a double that keeps the server's rules of elections and reconfigurations."""
+"""MongoDB's part against a double: its rules called directly, and through pymongo over the wire protocol."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from typing import Any
+import threading
+import time
+from collections.abc import Callable, Iterator
+from ipaddress import ip_address
+from pathlib import Path
 
 import pytest
+from mongo_double import Member, ServerError, WireServer
 
-from daemon.errors import UnavailableError
-from fault_tolerance.database.mongo import MongoDb, initial, with_master
+from daemon.errors import CommandFailedError, UnavailableError
+from daemon.platform import Platform
+from fault_tolerance.database import has_mongodb
+from fault_tolerance.database.both import BothDatabases
+from fault_tolerance.database.mongo import MongoDb, connect, host, initial, with_master
+from fault_tolerance.unreplicated import NoDatabase
 
 A, B = "10.0.0.1:27017", "10.0.0.2:27017"
-
-
-class ServerError(Exception):
-    def __init__(self, code: int, text: str) -> None:
-        super().__init__(text)
-        self.code = code
-
-
-class Member:
-    """One server of a set, alone in its view: it is primary when it is the only voter."""
-
-    def __init__(self, host: str) -> None:
-        self.host = host
-        self.config: dict[str, Any] | None = None
-        self.frozen = False
-        self.primary = False
-        self.deaf = False
-
-    def command(self, name: str, value: Any = 1, **arguments: Any) -> dict[str, Any]:
-        if self.deaf:
-            raise ServerError(6, "no answer")
-        method = getattr(self, f"do_{name}")
-        answer: dict[str, Any] = method(value, **arguments)
-        return answer
-
-    def do_replSetGetConfig(self, _value: Any) -> dict[str, Any]:  # noqa: N802
-        if self.config is None:
-            raise ServerError(94, "no replset config has been received")
-        return {"config": dict(self.config)}
-
-    def do_replSetInitiate(self, config: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
-        assert self.config is None
-        self.take(config)
-        return {"ok": 1}
-
-    def do_replSetReconfig(self, config: dict[str, Any], force: bool = False) -> dict[str, Any]:  # noqa: N802
-        assert self.config is not None
-        if config["version"] <= self.config["version"]:
-            raise ServerError(103, "version must grow")
-        if not self.primary and not force:
-            raise ServerError(10107, "not primary")
-        self.take(config)
-        return {"ok": 1}
-
-    def take(self, config: dict[str, Any]) -> None:
-        for member in config["members"]:
-            if member["votes"] == 0 and member["priority"] != 0:
-                raise ServerError(103, "a member without a vote must have priority 0")
-        before = {member["_id"]: member["host"] for member in (self.config or config)["members"]}
-        assert before == {member["_id"]: member["host"] for member in config["members"]}, "numbers stay"
-        self.config = config
-        self.elect()
-
-    def elect(self) -> None:
-        assert self.config is not None
-        voters = [member["host"] for member in self.config["members"] if member["votes"]]
-        self.primary = voters == [self.host] and not self.frozen
-
-    def do_hello(self, _value: Any) -> dict[str, Any]:
-        return {"isWritablePrimary": self.primary}
-
-    def do_replSetStepDown(self, _value: Any, **_arguments: Any) -> dict[str, Any]:  # noqa: N802
-        if not self.primary:
-            raise ServerError(10107, "not primary")
-        self.primary = False
-        raise ServerError(91, "connection closed")
-
-    def do_replSetFreeze(self, seconds: int) -> dict[str, Any]:  # noqa: N802
-        if self.primary and seconds:
-            raise ServerError(95, "cannot freeze a primary")
-        self.frozen = seconds > 0
-        if self.config is not None:
-            self.elect()
-        return {"ok": 1}
-
-    def do_replSetGetStatus(self, _value: Any) -> dict[str, Any]:  # noqa: N802
-        moments = [datetime(2026, 1, 1, 0, 0, second, tzinfo=UTC) for second in (10, 7)]
-        return {"members": [{"health": 1, "optimeDate": moment} for moment in moments]}
 
 
 def part(member: Member, own: str, peer: str) -> MongoDb:
@@ -146,3 +76,155 @@ def test_a_new_voter_raises_the_version_and_keeps_the_rest() -> None:
     after = with_master(config, B, A)
     assert (after["version"], after["settings"]) == (8, {"electionTimeoutMillis": 5000})
     assert "term" not in after
+
+
+# --- through pymongo --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fault_tolerance.database.both.LOOK_SECONDS", 0.05)
+    monkeypatch.setattr("fault_tolerance.database.both.RETRY_SECONDS", 0.05)
+
+
+@pytest.fixture
+def server() -> Iterator[tuple[Member, WireServer]]:
+    member = Member(A)
+    with WireServer(member) as wire:
+        yield member, wire
+
+
+def until(true: Callable[[], bool]) -> None:
+    limit = time.monotonic() + 10
+    while not true():
+        assert time.monotonic() < limit
+        time.sleep(0.01)
+
+
+def test_pymongo_speaks_to_a_member_from_its_first_day(server: tuple[Member, WireServer]) -> None:
+    """Not initiated yet, primary, frozen, primary by force again: each command as the library sends it."""
+    member, wire = server
+    mongo = connect(wire.uri, A, B)
+    mongo.make_writable(5)
+    assert member.primary
+    assert mongo.is_primary()
+    assert mongo.lag_seconds() == 3.0
+    mongo.make_read_only(5)
+    assert member.frozen
+    assert not mongo.is_primary()
+    mongo.make_writable(5)
+    assert member.primary
+    assert member.config is not None
+    assert member.config["version"] == 2
+    assert wire.commands.count("replSetReconfig") == 1
+
+
+class Relational(NoDatabase):
+    """MariaDB, whose orders are noted."""
+
+    def __init__(self) -> None:
+        self.orders: list[str] = []
+
+    def make_writable(self, limit_seconds: float) -> None:
+        self.orders.append("writable")
+
+    def make_read_only(self, limit_seconds: float) -> None:
+        self.orders.append("read-only")
+
+
+def both(wire: WireServer, stop: Callable[[], None] = lambda: None) -> tuple[BothDatabases, list[str]]:
+    units: list[str] = []
+
+    def stopping() -> None:
+        units.append("stop")
+        stop()
+
+    made = BothDatabases(Relational(), connect(wire.uri, A, B), stopping, lambda: units.append("start"))
+    return made, units
+
+
+def test_both_are_promoted_and_both_step_down(server: tuple[Member, WireServer]) -> None:
+    member, wire = server
+    made, units = both(wire)
+    try:
+        made.make_writable(5)
+        until(lambda: member.primary)
+        until(lambda: "MongoDB is primary" in made.state().detail)
+        assert made.state().alarm == ""
+        made.make_read_only(5)
+        assert not member.primary
+        until(lambda: "MongoDB is secondary" in made.state().detail)
+        made.follow(5)
+        made.make_writable(5)
+        until(lambda: member.primary)
+        assert units == []
+    finally:
+        made.close()
+
+
+def test_a_promotion_does_not_wait_for_mongodb_and_says_what_is_wrong(
+    server: tuple[Member, WireServer],
+) -> None:
+    member, wire = server
+    member.deaf = True
+    made, _ = both(wire)
+    try:
+        made.make_writable(5)
+        until(lambda: "MongoDB" in made.state().alarm)
+        assert made.state().obstacles == frozenset()
+        member.deaf = False
+        until(lambda: member.primary)
+        until(lambda: made.state().alarm == "")
+    finally:
+        made.close()
+
+
+def test_a_mongodb_that_does_not_step_down_is_stopped_and_comes_back_later(
+    server: tuple[Member, WireServer],
+) -> None:
+    member, wire = server
+    made, units = both(wire)
+    try:
+        made.make_writable(5)
+        until(lambda: member.primary)
+        member.deaf = True
+        made.make_read_only(3)
+        assert units[0] == "stop"
+        member.deaf, member.primary = False, False
+        until(lambda: "start" in units)
+    finally:
+        made.close()
+
+
+def test_a_demotion_fails_when_mongodb_can_neither_step_down_nor_be_stopped(
+    server: tuple[Member, WireServer],
+) -> None:
+    member, wire = server
+
+    def refuse() -> None:
+        raise CommandFailedError("systemctl did not end")
+
+    made, _ = both(wire, refuse)
+    try:
+        made.make_writable(5)
+        until(lambda: member.primary)
+        member.deaf = True
+        with pytest.raises(CommandFailedError):
+            made.make_read_only(3)
+    finally:
+        made.close()
+    until(lambda: all(thread.name != "mongodb-keeper" for thread in threading.enumerate()))
+
+
+def test_only_a_box_that_has_it_replicates_it(tmp_path: Path) -> None:
+    file = tmp_path / "mongod.conf"
+    named = Platform("test", "1", {"mongodb": "mongod.service"}, {"mongodb_config": file})
+    assert not has_mongodb(named)
+    file.write_text("replication: {replSetName: centralino}")
+    assert has_mongodb(named)
+    assert not has_mongodb(Platform("test", "1", {}, {"mongodb_config": file}))
+
+
+def test_members_are_named_as_both_reach_them() -> None:
+    assert host(ip_address("10.0.0.1")) == A
+    assert host(ip_address("fd00::1")) == "[fd00::1]:27017"
