@@ -1,7 +1,7 @@
 """A real TLS handshake with each consumer, to see which certificate it serves.
 
-By `openssl s_client`, as the probe of the web server does: it runs for some milliseconds, where a TLS library
-would stay in the daemon's memory. What it prints is compared as it is; nothing is parsed here.
+By `openssl s_client`, which shows whatever is served, also what no client would trust. What it prints is
+compared as it is; nothing is parsed here.
 """
 
 from __future__ import annotations

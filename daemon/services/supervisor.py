@@ -30,7 +30,6 @@ from daemon.settings.services import Services
 
 LONGEST_SLEEP = 30.0
 QUESTION_SECONDS = 10.0
-DOUBT_SECONDS = 0.25
 OUTSIDER = "somebody with systemctl"
 
 log = logging.getLogger(__name__)
@@ -85,6 +84,9 @@ class Supervisor:
         self._watched: dict[str, _Watched] = {}
         self._supervision = True
         self._shutting_down = False
+        self._news = True
+        self._judge_by = 0.0
+        self._stale: set[str] = set()
         self._judged = threading.Condition()
         self._snapshots: Mapping[str, Snapshot] = {}
         self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
@@ -146,6 +148,7 @@ class Supervisor:
             except CentralinoError as error:
                 failure.append(error)
             finally:
+                self._news = True
                 self._waiting.append(done)
 
         self._events.put(event)
@@ -171,7 +174,10 @@ class Supervisor:
                     break
             if event is None:
                 return
-            self._safely(self._judge)
+            # Most wakes bring one more good answer, which cannot change a decision: those must cost nothing.
+            if self._news or time.monotonic() >= self._judge_by:
+                self._safely(self._judge)
+            self._safely(self._publish)
             for done in self._waiting:
                 done.set()
             self._waiting.clear()
@@ -197,6 +203,7 @@ class Supervisor:
             known.tracker.stop = self._intents.stops.get(name)
             watched[name] = known
         self._watched = watched
+        self._stale.update(watched)
 
     def _begin(self, name: str, verb: str) -> None:
         tracker = self._watched[name].tracker
@@ -215,6 +222,7 @@ class Supervisor:
         watched = self._watched.get(name)
         if watched is None:
             return
+        self._news = True
         tracker = watched.tracker
         old_run, was_running = tracker.unit.run, tracker.unit.running
         outside = tracker.saw_unit(state)
@@ -236,9 +244,13 @@ class Supervisor:
             return
         now = time.monotonic()
         schedule.finish(outcome, now)
-        watched.tracker.saw_probe(kind, outcome)
+        self._take(name, kind, outcome)
         if outcome.finding.failed:
             self._hurry(name, now)
+
+    def _take(self, name: str, kind: ProbeKind, outcome: Outcome) -> None:
+        self._news = self._watched[name].tracker.saw_probe(kind, outcome) or self._news
+        self._stale.add(name)
 
     def _hurry(self, name: str, now: float) -> None:
         """A probe failed: ask the service's other probes, and those of what it needs, without waiting."""
@@ -250,12 +262,14 @@ class Supervisor:
                     schedule.hurry(now)
 
     def _judge(self) -> None:
-        changed = False
+        changed, acted, self._news = False, False, True
+        self._judge_by = time.monotonic() + LONGEST_SLEEP
         for name, watched in self._watched.items():
             tracker = watched.tracker
             before = tracker.decision
             self._judge_one(name, tracker)
             after = tracker.decision
+            acted = acted or after.action is not Action.NONE
             if before.health is not Health.HEALTHY and after.health is Health.HEALTHY:
                 self._recovered(name)
             if (before.health, before.reason) != (after.health, after.reason):
@@ -263,7 +277,10 @@ class Supervisor:
                 level = logging.INFO if after.health.good else logging.WARNING
                 log.log(level, "%s is %s: %s", name, after.health.value, after.reason)
             self._update_alarm(name, tracker)
-        self._publish()
+        self._stale.update(self._watched)
+        # What was judged first may depend on what was judged last, or done.
+        self._news = changed or acted
+        self._judge_by = min([self._judge_by, *self._looks()])
         self._spells.keep({name: watched.tracker.spell() for name, watched in self._watched.items()})
         if changed:
             self._safely(self._on_change)
@@ -305,16 +322,6 @@ class Supervisor:
         )
         return decide(view)
 
-    def _health(self, name: str, now: float) -> Health:
-        """How a needed service is; one that lets a question wait is in doubt until it answers."""
-        watched = self._watched[name]
-        waits = [
-            schedule.asked_at for schedule in watched.schedules.values() if schedule.asked_at is not None
-        ]
-        if watched.tracker.unit.running and waits and now - min(waits) > DOUBT_SECONDS:
-            return Health.SUSPECT
-        return watched.tracker.decision.health
-
     def _recovered(self, name: str) -> None:
         for other in self._watched.values():
             if name in other.tracker.service.needs:
@@ -330,15 +337,17 @@ class Supervisor:
 
     def _attention(self) -> float:
         """When the thread must look again if nothing happens."""
-        times = [
-            watched.tracker.decision.look_again
-            for watched in self._watched.values()
-            if watched.tracker.decision.look_again is not None
-        ]
+        times = [self._judge_by]
         for watched in self._watched.values():
             if watched.tracker.unit.running:
                 times += [schedule.waits_until() for schedule in watched.schedules.values()]
-        return min(times, default=float("inf"))
+        return min(times)
+
+    def _looks(self) -> Iterator[float]:
+        """The moments at which decisions want to be made again."""
+        for watched in self._watched.values():
+            if watched.tracker.decision.look_again is not None:
+                yield watched.tracker.decision.look_again
 
     def _ask_due(self) -> None:
         now = time.monotonic()
@@ -353,7 +362,7 @@ class Supervisor:
                 else:
                     schedule.overdue = True
                     detail = f"{kind.value}: the probe itself hangs"
-                    watched.tracker.saw_probe(kind, Outcome(Finding.FAULTY, detail))
+                    self._take(name, kind, Outcome(Finding.FAULTY, detail))
 
     def _ask(self, name: str, kind: ProbeKind, schedule: Schedule, run: int, now: float) -> None:
         asker = self._askers.get(kind)
@@ -366,23 +375,32 @@ class Supervisor:
         )
 
     def _publish(self) -> None:
-        snapshots = {
-            name: Snapshot(
-                service=watched.tracker.service,
-                unit=watched.tracker.unit,
-                decision=watched.tracker.decision,
-                wanted=watched.tracker.wanted,
-                stop=watched.tracker.stop,
-                operation=watched.tracker.operation,
-                outcomes=dict(watched.tracker.outcomes),
-                live_calls=watched.tracker.live_calls,
-                restarts=watched.tracker.restarts_in_all,
-            )
-            for name, watched in self._watched.items()
+        """Show readers what has changed since the last time."""
+        if not self._stale:
+            return
+        known = {name: self._snapshots.get(name) for name in self._watched}
+        fresh = {
+            name: self._snapshot(name) if old is None or name in self._stale else old
+            for name, old in known.items()
         }
+        self._stale.clear()
         with self._judged:
-            self._snapshots = snapshots
+            self._snapshots = fresh
             self._judged.notify_all()
+
+    def _snapshot(self, name: str) -> Snapshot:
+        tracker = self._watched[name].tracker
+        return Snapshot(
+            service=tracker.service,
+            unit=tracker.unit,
+            decision=tracker.decision,
+            wanted=tracker.wanted,
+            stop=tracker.stop,
+            operation=tracker.operation,
+            outcomes=dict(tracker.outcomes),
+            live_calls=tracker.live_calls,
+            restarts=tracker.restarts_in_all,
+        )
 
 
 def _nothing() -> None:

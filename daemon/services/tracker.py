@@ -77,11 +77,11 @@ class Tracker:
             self._stopping_by_us = False
         return outside
 
-    def saw_probe(self, kind: ProbeKind, outcome: Outcome) -> None:
-        """A probe reports."""
+    def saw_probe(self, kind: ProbeKind, outcome: Outcome) -> bool:
+        """A probe reports; false if that tells `decide` nothing new."""
         known = self._probes.get(kind)
         if known is None or outcome.finding is Finding.UNSURE:
-            return
+            return False
         self.outcomes[kind] = outcome
         if outcome.live_calls is not None:
             self.live_calls = outcome.live_calls
@@ -91,6 +91,7 @@ class Tracker:
             complains = outcome.finding is not Finding.ALIVE
             seen = ProbeHistory(failures=0, ever=True, complaint=complains, detail=outcome.detail)
         self._probes[kind] = seen
+        return seen != known
 
     def forgive(self) -> None:
         """A service that this one needs came back: what was silent meanwhile must be asked again."""
