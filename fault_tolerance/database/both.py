@@ -135,10 +135,9 @@ class BothDatabases:
             self._wake.clear()
             if self._ended.is_set():
                 return
-            wait = LOOK_SECONDS
             try:
                 with self._turn:
-                    self._look()
+                    wait = self._look()
             except CentralinoError as error:
                 if self._trouble != str(error):
                     log.warning("%s", error)
@@ -146,9 +145,11 @@ class BothDatabases:
             except Exception:
                 log.exception("MongoDB could not be looked after")
                 self._trouble = "MongoDB could not be looked after; see the journal"
+                wait = LOOK_SECONDS
 
-    def _look(self) -> None:
-        """Bring it to where the role has it. A demotion that waits for its turn finds `_writable` off."""
+    def _look(self) -> float:
+        """Bring it to where the role has it; when to look again. A demotion that waits for its turn finds
+        `_writable` off."""
         if self._stopped:
             self._start()
             self._stopped = False
@@ -156,13 +157,16 @@ class BothDatabases:
             now = time.monotonic()
             if not self._writable:
                 self._documents.make_read_only(ATTEMPT_SECONDS)
-            elif now < self._patient_until:
-                raise UnavailableError("MongoDB is not primary yet", "see: journalctl -u mongod")
-            else:
+                return RETRY_SECONDS
+            if now >= self._patient_until:
+                self._documents.claim()
                 self._patient_until = now + ELECTION_SECONDS
-                self._documents.make_writable(ATTEMPT_SECONDS)
+                self._text, self._trouble = "MongoDB takes over", ""
+                return RETRY_SECONDS
+            raise UnavailableError("MongoDB is not primary yet", "see: journalctl -u mongod")
         lag = self._documents.lag_seconds()
         shown = (
             "its members do not both answer" if lag is None else f"its slower member is {lag:.0f} s behind"
         )
         self._text, self._trouble = f"MongoDB is {'primary' if self._writable else 'secondary'}, {shown}", ""
+        return LOOK_SECONDS

@@ -59,7 +59,12 @@ class MongoDb:
         self._wait = wait
 
     def make_writable(self, limit_seconds: float) -> None:
-        """This member alone votes, by force. Raises UnavailableError when it does not become primary."""
+        """`claim`, and wait. Raises UnavailableError when it does not become primary."""
+        self.claim()
+        self._until(True, limit_seconds, "MongoDB did not become primary")
+
+    def claim(self) -> None:
+        """This member alone votes from now on, by force; it elects itself. Raises UnavailableError."""
         config = self._config()
         if config is None:
             self._do("replSetInitiate", initial(self._own, self._peer))
@@ -67,7 +72,6 @@ class MongoDb:
             with suppress(UnavailableError):
                 self._do("replSetFreeze", 0)
             self._do("replSetReconfig", with_master(config, self._own, self._peer), force=True)
-        self._until(True, limit_seconds, "MongoDB did not become primary")
 
     def make_read_only(self, limit_seconds: float) -> None:
         """Step down and stay down. Raises UnavailableError when it stays primary."""

@@ -149,6 +149,8 @@ class WireServer:
 
     def _do(self, member: Member, command: dict[str, Any]) -> dict[str, Any]:
         name, value = next(iter(command.items()))
+        if member.deaf:
+            return {"ok": 0, "errmsg": "no answer", "code": 6}
         arguments = {key: word for key, word in command.items() if key != name and key not in ENVELOPE}
         if name in ("hello", "ismaster", "isMaster"):
             found = member.do_hello(1)
