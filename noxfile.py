@@ -66,6 +66,12 @@ def slow(session: nox.Session) -> None:
 
 
 @nox.session
+def chaos(session: nox.Session) -> None:
+    """Break a pair in random ways under load and audit it; `--seed N --count N`; writes out/chaos.json."""
+    python(session, "-m", "tests.chaos", *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Check style, types, import contract, roles, shell scripts and generated documentation."""
     python(session, "-m", "ruff", "check", ".")

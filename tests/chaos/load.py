@@ -1,0 +1,185 @@
+"""What goes on during every fault, from outside of the nodes: rows, files, SIP, and the question by ARP."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from types import TracebackType
+
+from appliance.lab import Client
+from appliance.lab_host import LabTimeoutError
+from appliance.lab_pair import SHARED
+from appliance.lab_sip import OptionsProber, Phone, socket_in
+from tests.support import sip_phone
+
+# Of the ports for audio, which the firewall leaves open.
+PORT = 19998
+ROW_SECONDS, FILE_SECONDS, REGISTER_SECONDS, ARP_SECONDS, OPTIONS_SECONDS = 0.04, 0.5, 1.0, 0.05, 0.1
+ETHERTYPE_ARP = 0x0806
+CLONE_NEWNET = 0x40000000
+# Whoever answers again sooner than this has not lost the address and won it back.
+TURN_SECONDS = 3.0
+
+
+@dataclass(frozen=True)
+class Acknowledged:
+    """A row or a file that a node said it has; `digest` is the file's."""
+
+    number: int
+    node: str
+    moment: float
+    digest: str = ""
+
+
+class Load:
+    """Begins with the block and ends with it. All lists only grow."""
+
+    def __init__(self, probe: Client, phone: Client, watcher: Client) -> None:
+        """`watcher` asks by ARP alone, so that its answers refresh nobody else's memory. `account` is set
+        before the load begins."""
+        self._watcher = watcher
+        self.account = Phone("", "")
+        self.rows: list[Acknowledged] = []
+        self.files: list[Acknowledged] = []
+        self.registered: list[float] = []
+        self.arp: list[tuple[float, str]] = []
+        self.options = OptionsProber(probe, SHARED, interval_seconds=OPTIONS_SECONDS)
+        self.asked_rows = 0
+        self._end = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._guarded, args=(client, work), name=work.__name__, daemon=True)
+            for client, work in (
+                (probe, self._write),
+                (phone, self._register),
+                (watcher, self._ask_by_arp),
+            )
+        ]
+        self.trouble: list[str] = []
+
+    def __enter__(self) -> Load:
+        self.options.__enter__()
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end.set()
+        for thread in self._threads:
+            thread.join(10)
+        self.options.__exit__(kind, error, trace)
+
+    def holders(self, since: float) -> set[str]:
+        """The hardware addresses that have answered for the shared address since then."""
+        return {hardware for moment, hardware in self.arp if moment >= since}
+
+    # --- threads --------------------------------------------------------------------------------------
+
+    def _guarded(self, client: Client, work: Callable[[], None]) -> None:
+        try:
+            enter(client)
+            work()
+        except Exception as error:
+            self.trouble.append(f"{work.__name__}: {error!r}")
+
+    def _write(self) -> None:
+        wire = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        wire.settimeout(0.005)
+        row = file = 0
+        row_due = file_due = time.monotonic()
+        while not self._end.is_set():
+            now = time.monotonic()
+            with contextlib.suppress(OSError):
+                if now >= row_due:
+                    row, row_due = row + 1, now + ROW_SECONDS
+                    self.asked_rows = row
+                    wire.sendto(f"row {row}".encode(), (SHARED, PORT))
+                if now >= file_due:
+                    file, file_due = file + 1, now + FILE_SECONDS
+                    wire.sendto(f"file {file}".encode(), (SHARED, PORT))
+            with contextlib.suppress(OSError):
+                kind, number, node, *digest = wire.recv(256).decode().split()
+                told = Acknowledged(int(number), node, time.monotonic(), *digest)
+                (self.rows if kind == "row" else self.files).append(told)
+
+    def _register(self) -> None:
+        phone = sip_phone.Phone(SHARED, self.account.number, self.account.password)
+        while not self._end.wait(REGISTER_SECONDS):
+            with contextlib.suppress(OSError, StopIteration, KeyError):
+                if phone.register(1.0) == 200:
+                    self.registered.append(time.monotonic())
+
+    def _ask_by_arp(self) -> None:
+        wire = socket_in(self._watcher.namespace, socket.AF_PACKET, socket.SOCK_RAW)
+        wire.bind(("eth0", ETHERTYPE_ARP))
+        own, target = wire.getsockname()[4], socket.inet_aton(SHARED)
+        # From the client's own address, so that nobody takes it for a probe of a duplicate.
+        sender = socket.inet_aton(self._watcher.address())
+        question = struct.pack(
+            "!HHHBBH6s4s6s4s", ETHERTYPE_ARP, 1, 0x0800, 6, 4, 1, own, sender, bytes(6), target
+        )
+        due = time.monotonic()
+        while not self._end.is_set():
+            now = time.monotonic()
+            with contextlib.suppress(OSError):
+                if now >= due:
+                    due = now + ARP_SECONDS
+                    wire.send(b"\xff" * 6 + own + question)
+                wire.settimeout(max(0.001, due - time.monotonic()))
+                frame = wire.recv(128)
+                # Answers to us; a gratuitous one goes to everybody and is another matter.
+                if frame[:6] == own and frame[20:22] == b"\0\2" and frame[28:32] == target:
+                    self.arp.append((time.monotonic(), frame[22:28].hex(":")))
+
+
+def enter(client: Client) -> None:
+    """Take the calling thread into a client's network namespace, for good."""
+    library = ctypes.CDLL(None, use_errno=True)
+    with client.namespace.open() as namespace:
+        if library.setns(namespace.fileno(), CLONE_NEWNET) != 0:
+            raise OSError(ctypes.get_errno(), f"{client.namespace} cannot be entered")
+
+
+def double_holders(answers: list[tuple[float, str]]) -> list[tuple[float, float]]:
+    """The times in which two machines answered by turns, from moments and hardware addresses in order: from
+    the first answer of another one until somebody answers for the last time who had been answered over."""
+    found: list[tuple[float, float]] = []
+    last: dict[str, float] = {}
+    changes: list[float] = []
+    before = ""
+    for moment, hardware in answers:
+        if hardware != before and before:
+            changes.append(moment)
+            if hardware in last and moment - last[hardware] < TURN_SECONDS:
+                begin = next(change for change in changes if change > last[hardware])
+                if found and begin <= found[-1][1]:
+                    found[-1] = (found[-1][0], moment)
+                else:
+                    found.append((begin, moment))
+        last[hardware], before = moment, hardware
+    return found
+
+
+def longest_gap(moments: list[float], begin: float, end: float) -> float:
+    """Seconds of the longest time between `begin` and `end` without any of the moments."""
+    marks = [begin, *(moment for moment in moments if begin < moment < end), end]
+    return max(later - earlier for earlier, later in pairwise(marks))
+
+
+def sip_answers(client: Client, address: str, limit_seconds: float = 1.0) -> bool:
+    """Whether a SIP OPTIONS sent to an address is answered at all."""
+    with (
+        OptionsProber(client, address, interval_seconds=0.1) as prober,
+        contextlib.suppress(LabTimeoutError),
+    ):
+        prober.first_after(time.monotonic(), limit_seconds)
+        return True
+    return False
