@@ -179,6 +179,22 @@ class Cache:
                 return Record(float(record["seconds"]), int(record["bytes"]))
         return None
 
+    def step_seconds(self, title: str) -> float | None:
+        """What a step that is no stage took when it last ran to its end; None if it never did."""
+        try:
+            return float(self._step_record(title).read_text())
+        except (OSError, ValueError):
+            return None
+
+    def remember_step(self, title: str, seconds: float) -> None:
+        """Keep how long a step took."""
+        record = self._step_record(title)
+        record.parent.mkdir(parents=True, exist_ok=True)
+        record.write_text(f"{seconds:.1f}\n")
+
+    def _step_record(self, title: str) -> Path:
+        return self.directory / "steps" / hashlib.sha256(title.encode()).hexdigest()
+
     def new_log(self, purpose: str) -> Path:
         """A fresh path for one build's log; all but the newest logs are removed."""
         directory = self.directory / "logs"
@@ -220,7 +236,7 @@ class Cache:
                 stage.glob("[!.]*"), key=lambda path: _modified(path / "stage.json"), reverse=True
             )
             removed += self._remove_unused(stage.name, entries[keep_newest:])
-        for name in ("written", "packages", "pip") if downloads else ("written",):
+        for name in ("written", "steps", "packages", "pip") if downloads else ("written", "steps"):
             if (self.directory / name).exists():
                 remove_tree(self.directory / name)
                 removed.append(self.directory / name)

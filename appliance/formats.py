@@ -18,6 +18,7 @@ from pathlib import Path
 from appliance.ami import registration
 from appliance.cache import Entry as CacheEntry
 from appliance.cache import JsonValue, digest_json
+from appliance.clouds import CLOUDS, agent_remark, cloud_additions
 from appliance.disk import DiskPlan, assemble
 from appliance.disk_identity import derived_uuid
 from appliance.errors import InputError
@@ -32,7 +33,7 @@ from appliance.run import require, run
 from appliance.sbom import components_of
 from appliance.sparse import raw_content_digest, sha256_of, sparse_copy
 from appliance.stages import BuildContext, Stage, replacing
-from appliance.tree_entries import Addition, Entry, walk
+from appliance.tree_entries import Entry, walk
 from appliance.vhd import write_vhd
 from appliance.vhdx import write_vhdx
 from appliance.vmdk import DiskHardware, write_stream_vmdk
@@ -41,12 +42,6 @@ GIB = 1 << 30
 # Kept by content; a change of what `assemble` does needs a new number.
 DISK_REVISION = 4
 DISK_FILE, FILES_FILE = "disk.raw", "files.json.gz"
-CLOUD_SOURCES = {OutputFormat.AMI: "Ec2", OutputFormat.AZURE: "Azure", OutputFormat.GCP: "GCE"}
-# Clocks that a cloud offers to its machines, by name or link-local address.
-CLOUD_CLOCKS = {
-    OutputFormat.AMI: "server 169.254.169.123 prefer iburst minpoll 4 maxpoll 4\n",
-    OutputFormat.GCP: "server metadata.google.internal prefer iburst\n",
-}
 
 
 @dataclass(frozen=True)
@@ -83,13 +78,15 @@ def make(
     maker = MAKERS.get(form)
     if maker is None:
         raise InputError(f"{form} is no disk format", f"use one of {', '.join(sorted(MAKERS))}")
+    if remark := agent_remark(form, profile, platform):
+        context.progress.note(f"{form} {remark}")
     stage = raw_disk(form, root, profile, platform, context)
     raw = stage.output / DISK_FILE
-    with replacing(output) as target, context.progress.step(f"Write {output.name}", None):
+    with replacing(output) as target, context.step(f"write {output.name}"):
         facts = maker(Job(form, raw, target, profile, platform, context))
     if form is OutputFormat.AMI:
         _describe_ami(output, profile, platform)
-    with context.progress.step(f"Describe {output.name}", None):
+    with context.step(f"describe {output.name}"):
         components = components_of(root)
         write_manifest(
             output,
@@ -152,7 +149,8 @@ def raw_disk(
         "arguments": list(arguments),
         "boot": platform.disk.model_dump(mode="json"),
         "additions": {
-            name: hashlib.sha256(each.content or b"").hexdigest() for name, each in additions.items()
+            name: each.target or hashlib.sha256(each.content or b"").hexdigest()
+            for name, each in additions.items()
         },
     }
 
@@ -163,7 +161,7 @@ def raw_disk(
     return context.build(
         Stage(
             name="disk",
-            title="Assemble the disk" + (f" for {form}" if form in CLOUD_SOURCES else ""),
+            title="assemble the disk" + (f" for {form}" if form in CLOUDS else ""),
             inputs=inputs,
             action=action,
             needs_bytes=3 * GIB,
@@ -182,32 +180,6 @@ def tree_digest(entries: list[Entry]) -> str:
         numbers = struct.pack("<6Q", entry.mode, entry.uid, entry.gid, exact, entry.size, entry.links)
         digest.update(entry.path + b"\0" + entry.kind.encode() + entry.target + b"\0" + numbers)
     return digest.hexdigest()
-
-
-def cloud_additions(form: OutputFormat, root: Path, platform: PlatformData) -> dict[str, Addition]:
-    """What tells cloud-init where it is, or, outside of those clouds, that it is not wanted."""
-    if not (root / "etc/cloud").is_dir():
-        return {}
-    if form not in CLOUD_SOURCES:
-        return {"etc/cloud/cloud-init.disabled": Addition(b"")}
-    settings = {
-        "datasource_list": [CLOUD_SOURCES[form], "None"],
-        # Host name, addresses and host keys are the appliance's own business, in every kind of image.
-        "preserve_hostname": True,
-        "network": {"config": "disabled"},
-        "ssh_deletekeys": False,
-        "ssh_genkeytypes": [],
-        "ssh_pwauth": False,
-        "apt_preserve_sources_list": True,
-        "system_info": {"default_user": {"name": "admin", "lock_passwd": False}},
-    }
-    # JSON is YAML; cloud-init reads *.cfg in order of their names.
-    text = json.dumps(settings, indent=2, sort_keys=True) + "\n"
-    added = {"etc/cloud/cloud.cfg.d/95_centralino.cfg": Addition(text.encode())}
-    if clock := CLOUD_CLOCKS.get(form):
-        sources = platform.box.paths["chrony_sources"].lstrip("/")
-        added[f"{sources}/cloud.sources"] = Addition(clock.encode())
-    return added
 
 
 def _copy(job: Job) -> dict[str, JsonValue]:

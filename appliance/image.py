@@ -156,14 +156,14 @@ def _write(
     if form in LIVE_FORMATS:
         make_live(root, profile, platform, target, context)
         return
-    with context.progress.step(f"write {target.name}", None):
+    with context.step(f"write {target.name}"):
         if form is OutputFormat.ROOT:
             copy_root(root, target, context)
         elif form is OutputFormat.OCI:
             write_oci(root, target, profile, platform, context)
         else:
             write_tbz(root, target, profile, context)
-    with context.progress.step(f"describe {target.name}", None), tempfile.TemporaryDirectory() as name:
+    with context.step(f"describe {target.name}"), tempfile.TemporaryDirectory() as name:
         files = Path(name) / "files"
         write_file_list(list_files(walk(root, latest=context.epoch)), files)
         contents = Contents({"root stage": root.parent.parent.name}, components_of(root), files)

@@ -17,6 +17,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from appliance.cache import JsonValue, digest_file
+from appliance.clouds import agent_packages
 from appliance.errors import BuildError, HostError, MirrorError
 from appliance.formats_contract import Variant
 from appliance.mirror import Source
@@ -38,7 +39,8 @@ NEEDED_BYTES = 4 << 30
 
 def package_names(profile: Profile, platform: PlatformData, variant: Variant) -> list[str]:
     """Every package of a tree beyond the bootstrap, sorted."""
-    return sorted({*platform.package_names(variant), *profile.packages.extra})
+    agents = agent_packages(profile, platform, variant)
+    return sorted({*platform.package_names(variant), *agents, *profile.packages.extra})
 
 
 def module_streams(profile: Profile, platform: PlatformData) -> list[str]:

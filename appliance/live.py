@@ -65,9 +65,9 @@ def make_live(
     Raises BuildError; needs root.
     """
     stage = context.build(medium_stage(root, profile, platform, context))
-    with replacing(target) as partial, context.progress.step(f"write {target.name}", None):
+    with replacing(target) as partial, context.step(f"write {target.name}"):
         sparse_copy(stage.output / MEDIUM, partial)
-    with context.progress.step(f"describe {target.name}", None):
+    with context.step(f"describe {target.name}"):
         contents = Contents(
             inputs={"live stage": stage.key},
             components=components_of(root),

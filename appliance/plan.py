@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from appliance.cache import Cache, JsonValue, digest_json
+from appliance.clouds import agent_remark
 from appliance.errors import BuildError, MirrorError
 from appliance.formats_contract import (
     DISK_FORMATS,
@@ -41,13 +42,11 @@ def make_plan(
             "release": profile.platform.release or platform.release,
             "python": platform.python.version,
         },
-        "artefacts": [_artefact(form, profile) for form in formats],
+        "artefacts": [_artefact(form, profile, platform) for form in formats],
         "repositories": _repositories(profile, platform),
         "modules": module_streams(profile, platform),
         "bootstrap": sorted(platform.packages["bootstrap"]),
-        "packages": {
-            str(variant): package_names(profile, platform, variant) for variant in _variants(formats)
-        },
+        "packages": _packages(profile, platform, formats),
         "python_packages": [f"{one.name}=={one.version}" for one in read_lock(lock_path(platform))],
         "roles": {"playbook": profile.site.playbook, "skip_tags": list(profile.site.skip_tags)},
         "kiwi": KIWI_VERSION,
@@ -59,19 +58,25 @@ def make_plan(
     return {"plan": plan, "digest": digest_json(plan), "now": _now(profile, platform, cache or Cache())}
 
 
-def _variants(formats: Sequence[OutputFormat]) -> list[Variant]:
-    """The root trees that are needed; an installer installs what a disk image holds."""
-    wanted = []
-    if TREE_FORMATS.intersection(formats):
-        wanted.append(Variant.CONTAINER)
-    if (DISK_FORMATS | INSTALLER_FORMATS).intersection(formats):
-        wanted.append(Variant.DISK)
-    if LIVE_FORMATS.intersection(formats):
-        wanted.append(Variant.LIVE)
+def _packages(
+    profile: Profile, platform: PlatformData, formats: Sequence[OutputFormat]
+) -> dict[str, JsonValue]:
+    """The named packages of each root tree that is needed, and of what an installer installs."""
+    wanted: dict[str, JsonValue] = {}
+    for variant, forms in (
+        (Variant.CONTAINER, TREE_FORMATS),
+        (Variant.DISK, DISK_FORMATS),
+        (Variant.LIVE, LIVE_FORMATS),
+    ):
+        if forms.intersection(formats):
+            wanted[f"{variant} tree"] = list(package_names(profile, platform, variant))
+    if INSTALLER_FORMATS.intersection(formats):
+        # A disk's, without the agents of clouds; what its installer needs beside them is its own.
+        wanted["installer"] = sorted({*platform.package_names(Variant.DISK), *profile.packages.extra})
     return wanted
 
 
-def _artefact(form: OutputFormat, profile: Profile) -> dict[str, JsonValue]:
+def _artefact(form: OutputFormat, profile: Profile, platform: PlatformData) -> dict[str, JsonValue]:
     tree = Variant.CONTAINER if form in TREE_FORMATS else Variant.DISK
     artefact: dict[str, JsonValue] = {"format": str(form), "name": artefact_name(profile, form)}
     if form in INSTALLER_FORMATS:
@@ -84,6 +89,8 @@ def _artefact(form: OutputFormat, profile: Profile) -> dict[str, JsonValue]:
         # An OVA's descriptor and disk are of the tier's size from the start [S-SZ-01].
         tier = profile.disk.tier.sizes.disk_gib if form is OutputFormat.OVA else 0
         artefact["virtual_bytes"] = max(profile.disk.image_gib, tier) * GIB
+    if remark := agent_remark(form, profile, platform):
+        artefact["remark"] = remark
     return artefact
 
 
@@ -144,6 +151,8 @@ def plan_text(made: dict[str, JsonValue]) -> str:
     for artefact in plan["artefacts"]:
         size = f", {artefact['virtual_bytes'] // GIB} GiB virtual" if "virtual_bytes" in artefact else ""
         lines.append(f"  {artefact['name']}  ({artefact['format']}: {artefact['from']}{size})")
+        if "remark" in artefact:
+            lines.append(f"    {artefact['remark']}")
     lines.append("from")
     for repository in plan["repositories"]:
         lines.append(
@@ -152,7 +161,7 @@ def plan_text(made: dict[str, JsonValue]) -> str:
     if plan["modules"]:
         lines.append(f"  module streams {', '.join(plan['modules'])}")
     for variant, packages in plan["packages"].items():
-        lines.append(f"  {len(packages)} named system packages for the {variant} tree, with what they need")
+        lines.append(f"  {len(packages)} named system packages for the {variant}, with what they need")
     lines.append(f"  {len(plan['python_packages'])} locked Python packages for Python {platform['python']}")
     lines.append(f"  roles: {plan['roles']['playbook']}")
     lines.append("on this host")

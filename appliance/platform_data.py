@@ -111,6 +111,18 @@ class LiveTable(Table):
     initramfs_compression: Annotated[str, StringConstraints(pattern=r"^(gzip|xz|zstd)( -[A-Za-z0-9=-]+)*$")]
 
 
+class CloudTable(Table):
+    """The cloud's own agent: packages, the units that its disks start, those that no disk starts.
+
+    With `repository` the packages are in none of the platform's own: a profile must name one so called.
+    """
+
+    packages: tuple[str, ...] = ()
+    units: tuple[UnitName, ...] = ()
+    unwanted_units: tuple[UnitName, ...] = ()
+    repository: str | None = None
+
+
 class BoxTable(Table):
     """What the image ships as /etc/centralino/platform.toml; read by `daemon.platform`."""
 
@@ -137,7 +149,7 @@ class PlatformData(Table):
     packages: dict[str, tuple[str, ...]]
     packages_disk: dict[str, tuple[str, ...]]
     packages_build: dict[str, tuple[str, ...]] = Field(default_factory=dict)
-    guest_units: dict[str, tuple[UnitName, ...]]
+    clouds: dict[str, CloudTable] = Field(default_factory=dict)
     modules: ModulesTable = Field(default_factory=ModulesTable)
     kiwi: KiwiTable
     disk: DiskTable

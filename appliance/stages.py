@@ -74,6 +74,14 @@ class BuildContext:
                 return entry
             return self._make(stage)
 
+    @contextmanager
+    def step(self, title: str) -> Iterator[None]:
+        """Show work whose result is not kept in the cache, and how long it will take as far as is known."""
+        started = time.monotonic()
+        with self.progress.step(title, self.cache.step_seconds(title)):
+            yield
+        self.cache.remember_step(title, time.monotonic() - started)
+
     def _make(self, stage: Stage) -> Entry:
         if stage.needs_bytes > (free := free_bytes(self.cache.directory)):
             raise HostError(
