@@ -135,7 +135,7 @@ def build_iso(
     """Build the installer ISO at `output`; raises BuildError, and then nothing half-made stays."""
     check_against_platform(profile, platform, "the profile")
     with Iso(options.base_iso) as base:
-        with context.progress.step("check the base ISO", None):
+        with context.step("check the base ISO"):
             base_sha256 = remembered_digest(options.base_iso, context.cache.directory / "base-digests")
             if options.checksum_file is not None:
                 check_checksum(options.base_iso, options.checksum_file, base_sha256)
@@ -167,7 +167,7 @@ def build_iso(
                 digests=prepared.digests,
                 signing_key=options.signing_key or _profile_key(profile),
             )
-            with context.progress.step("write the medium", None):
+            with context.step("write the medium"):
                 image = remaster(
                     base,
                     facts,
@@ -177,7 +177,7 @@ def build_iso(
                     log=context.log,
                     digest_cache=context.cache.directory / "base-digests",
                 )
-    with context.progress.step("write the manifest", None):
+    with context.step("write the manifest"):
         contents = Contents(
             inputs={
                 "base_iso": base_sha256,
@@ -273,14 +273,14 @@ def prepare(
     old = read_lock(options.lock) if options.lock.is_file() else None
     if old is not None and not options.update_lock:
         check_lock(old, request, options.lock)
-        with context.progress.step(f"fetch {total(old.packages)}", None):
+        with context.step(f"fetch {total(old.packages)}"):
             lock, files = old, fetch_locked(old, sources, workshop)
     else:
-        with context.progress.step("resolve and fetch the packages", None):
+        with context.step("resolve and fetch the packages"):
             lock, files = resolve(request, sources, workshop)
         changes = differences(old, lock) if old is not None else []
         write_lock(lock, options.lock)
-    with context.progress.step("make the repositories", None):
+    with context.step("make the repositories"):
         digests = build_repositories(lock, files, staging, epoch=context.epoch, cache=context.cache.directory)
     payload = options.payload if options.payload else build_payload(profile, platform, context).directory
     archive = staging / PAYLOAD_PATH

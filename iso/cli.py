@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from functools import wraps
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Concatenate, ParamSpec
 
 import click
 
@@ -18,178 +21,153 @@ from appliance.cli_common import (
     wheel_dir_option,
 )
 from appliance.formats_contract import OutputFormat, artefact_name
+from appliance.platform_data import PlatformData
 from appliance.profile import Profile
 from appliance.progress import Progress
-from appliance.stages import build_context
+from appliance.stages import BuildContext, build_context
 from iso.qemu import Attachment, Firmware
 
+if TYPE_CHECKING:
+    from iso.build import Options
+
 P = ParamSpec("P")
-R = TypeVar("R")
 
 DEFAULT_PLATFORM = "almalinux8"
 EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
-def installer_options(command: Callable[P, R]) -> Callable[P, R]:
-    """What `iso` and `pxe` share."""
-    for option in (
-        click.option(
-            "--payload",
-            type=click.Path(exists=True, file_okay=False, path_type=Path),
-            help="Ready payload directory; without it the payload is built.",
-        ),
-        click.option(
-            "--no-gpgcheck",
-            is_flag=True,
-            help="Do not check package signatures; the manifest says so.",
-        ),
-        click.option(
-            "--gpg-key",
-            "gpg_keys",
-            multiple=True,
-            type=EXISTING,
-            help="Public key that signs packages, beside the platform's own.",
-        ),
-        click.option("--update-lock", is_flag=True, help="Resolve anew and rewrite the lock."),
-        click.option(
-            "--lock",
-            "lock_file",
-            type=click.Path(dir_okay=False, path_type=Path),
-            help="Package lock; made if it does not exist. Default: beside the result.",
-        ),
-        click.option(
-            "--checksum",
-            "checksum_file",
-            type=click.Path(dir_okay=False, path_type=Path),
-            help="The vendor's CHECKSUM file for the base ISO.",
-        ),
-        click.option(
-            "--base-iso",
-            required=True,
-            type=click.Path(dir_okay=False, path_type=Path),
-            help="AlmaLinux 8 boot, minimal or DVD ISO.",
-        ),
-    ):
-        command = option(command)
-    return command
+@dataclass(frozen=True)
+class Order:
+    """What `iso` and `pxe` are told alike, read and checked; `options` has no signing key yet."""
 
+    profile: Profile
+    platform: PlatformData
+    options: Options
+    directory: Path
+    wheel_directories: tuple[Path, ...]
+    as_json: bool
 
-def _lock_path(lock_file: Path | None, profile: Profile, directory: Path) -> Path:
-    return lock_file or directory / f"{profile.product.name}-{profile.platform.name}.packages.toml"
+    def target(self, form: OutputFormat) -> Path:
+        """Where the result of this form goes."""
+        return self.directory / artefact_name(self.profile, form)
 
-
-@click.command()
-@profile_options
-@installer_options
-@click.option(
-    "--sign-key",
-    type=EXISTING,
-    help="GPG secret key file that signs the medium's hash list.",
-)
-@output_option
-@mirror_option
-@wheel_dir_option
-@json_option
-def iso(
-    profile_file: Path | None,
-    platform_name: str | None,
-    base_iso: Path,
-    checksum_file: Path | None,
-    lock_file: Path | None,
-    update_lock: bool,
-    gpg_keys: tuple[Path, ...],
-    no_gpgcheck: bool,
-    payload: Path | None,
-    sign_key: Path | None,
-    output: Path | None,
-    mirrors: tuple[str, ...],
-    wheel_directories: tuple[Path, ...],
-    as_json: bool,
-) -> None:
-    """Build the unattended installer ISO from the vendor's. Needs no root. Prints its path."""
-    from iso.build import Options, build_iso
-
-    profile, platform = chosen_profile(profile_file, platform_name or _platform(profile_file))
-    directory = output or Path("out")
-    options = Options(
-        base_iso=base_iso,
-        checksum_file=checksum_file,
-        lock=_lock_path(lock_file, profile, directory),
-        update_lock=update_lock,
-        mirrors=mirrors,
-        gpg_keys=gpg_keys,
-        check_signatures=not no_gpgcheck,
-        payload=payload,
-        signing_key=sign_key,
-    )
-    with build_context(
-        "iso",
-        epoch=profile.source_date_epoch,
-        mirrors=mirrors,
-        wheel_directories=wheel_directories,
-        progress=Progress(silent=as_json),
-    ) as context:
-        made = build_iso(
-            profile, platform, options, directory / artefact_name(profile, OutputFormat.ISO), context
+    def building(self, purpose: str) -> AbstractContextManager[BuildContext]:
+        """The build's log, progress and cleanup."""
+        return build_context(
+            purpose,
+            epoch=self.profile.source_date_epoch,
+            mirrors=tuple(self.options.mirrors),
+            wheel_directories=self.wheel_directories,
+            progress=Progress(silent=self.as_json),
         )
-    show(made.as_json(), as_json=as_json, text="\n".join([*made.changes, str(made.image.path)]))
+
+
+def installer_command(command: Callable[Concatenate[Order, P], None]) -> Callable[..., None]:
+    """Add the options that `iso` and `pxe` share; the command gets them as one Order, then its own."""
+
+    @profile_options
+    @click.option(
+        "--base-iso",
+        required=True,
+        type=click.Path(dir_okay=False, path_type=Path),
+        help="AlmaLinux 8 boot, minimal or DVD ISO.",
+    )
+    @click.option(
+        "--checksum",
+        "checksum_file",
+        type=click.Path(dir_okay=False, path_type=Path),
+        help="The vendor's CHECKSUM file for the base ISO.",
+    )
+    @click.option(
+        "--lock",
+        "lock_file",
+        type=click.Path(dir_okay=False, path_type=Path),
+        help="Package lock; made if it does not exist. Default: beside the result.",
+    )
+    @click.option("--update-lock", is_flag=True, help="Resolve anew and rewrite the lock.")
+    @click.option(
+        "--gpg-key",
+        "gpg_keys",
+        multiple=True,
+        type=EXISTING,
+        help="Public key that signs packages, beside the platform's own.",
+    )
+    @click.option(
+        "--no-gpgcheck", is_flag=True, help="Do not check package signatures; the manifest says so."
+    )
+    @click.option(
+        "--payload",
+        type=click.Path(exists=True, file_okay=False, path_type=Path),
+        help="Ready payload directory; without it the payload is built.",
+    )
+    @output_option
+    @mirror_option
+    @wheel_dir_option
+    @json_option
+    @wraps(command)
+    def told(
+        profile_file: Path | None,
+        platform_name: str | None,
+        base_iso: Path,
+        checksum_file: Path | None,
+        lock_file: Path | None,
+        update_lock: bool,
+        gpg_keys: tuple[Path, ...],
+        no_gpgcheck: bool,
+        payload: Path | None,
+        output: Path | None,
+        mirrors: tuple[str, ...],
+        wheel_directories: tuple[Path, ...],
+        as_json: bool,
+        *own: P.args,
+        **named: P.kwargs,
+    ) -> None:
+        from iso.build import Options
+
+        if profile_file is None and platform_name is None:
+            platform_name = DEFAULT_PLATFORM
+        profile, platform = chosen_profile(profile_file, platform_name)
+        directory = output or Path("out")
+        options = Options(
+            base_iso=base_iso,
+            checksum_file=checksum_file,
+            lock=lock_file or directory / f"{profile.product.name}-{platform.name}.packages.toml",
+            update_lock=update_lock,
+            mirrors=mirrors,
+            gpg_keys=gpg_keys,
+            check_signatures=not no_gpgcheck,
+            payload=payload,
+        )
+        order = Order(profile, platform, options, directory, wheel_directories, as_json)
+        command(order, *own, **named)
+
+    return told
 
 
 @click.command()
-@profile_options
-@installer_options
+@installer_command
+@click.option("--sign-key", type=EXISTING, help="GPG secret key file that signs the medium's hash list.")
+def iso(order: Order, sign_key: Path | None) -> None:
+    """Build the unattended installer ISO from the vendor's. Needs no root. Prints its path."""
+    from iso.build import build_iso
+
+    options = replace(order.options, signing_key=sign_key)
+    with order.building("iso") as context:
+        made = build_iso(order.profile, order.platform, options, order.target(OutputFormat.ISO), context)
+    show(made.as_json(), as_json=order.as_json, text="\n".join([*made.changes, str(made.image.path)]))
+
+
+@click.command()
+@installer_command
 @click.option("--url", required=True, help="Where the directory will be served: http://SERVER/DIRECTORY")
-@output_option
-@mirror_option
-@wheel_dir_option
-@json_option
-def pxe(
-    profile_file: Path | None,
-    platform_name: str | None,
-    base_iso: Path,
-    checksum_file: Path | None,
-    lock_file: Path | None,
-    update_lock: bool,
-    gpg_keys: tuple[Path, ...],
-    no_gpgcheck: bool,
-    payload: Path | None,
-    url: str,
-    output: Path | None,
-    mirrors: tuple[str, ...],
-    wheel_directories: tuple[Path, ...],
-    as_json: bool,
-) -> None:
+def pxe(order: Order, url: str) -> None:
     """Build a directory for a boot server: kernel, kickstart, repositories, sample configuration."""
-    from iso.build import Options
     from iso.pxe import build_pxe
 
-    profile, platform = chosen_profile(profile_file, platform_name or _platform(profile_file))
-    directory = output or Path("out")
-    options = Options(
-        base_iso=base_iso,
-        checksum_file=checksum_file,
-        lock=_lock_path(lock_file, profile, directory),
-        update_lock=update_lock,
-        mirrors=mirrors,
-        gpg_keys=gpg_keys,
-        check_signatures=not no_gpgcheck,
-        payload=payload,
-    )
-    with build_context(
-        "pxe",
-        epoch=profile.source_date_epoch,
-        mirrors=mirrors,
-        wheel_directories=wheel_directories,
-        progress=Progress(silent=as_json),
-    ) as context:
-        target = directory / artefact_name(profile, OutputFormat.PXE)
-        made = build_pxe(profile, platform, options, url, target, context)
-    show(made.as_json(), as_json=as_json, text=str(made.path))
-
-
-def _platform(profile_file: Path | None) -> str | None:
-    """Installers are made for AlmaLinux 8 unless a profile says otherwise."""
-    return DEFAULT_PLATFORM if profile_file is None else None
+    with order.building("pxe") as context:
+        target = order.target(OutputFormat.PXE)
+        made = build_pxe(order.profile, order.platform, order.options, url, target, context)
+    show(made.as_json(), as_json=order.as_json, text=str(made.path))
 
 
 @click.command("boot-test")

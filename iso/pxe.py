@@ -77,7 +77,7 @@ def build_pxe(
     check_against_platform(profile, platform, "the profile")
     _kickstarts(profile, platform, url, "0" * 64)
     with Iso(options.base_iso) as base, replacing(output) as partial:
-        with context.progress.step("check the base ISO", None):
+        with context.step("check the base ISO"):
             if options.checksum_file is not None:
                 check_checksum(options.base_iso, options.checksum_file)
             facts = inspect_base(
@@ -88,7 +88,7 @@ def build_pxe(
             )
         prepared = prepare(profile, platform, options, partial / "tree", context)
         tree = partial / "tree"
-        with context.progress.step("lay out the boot server's directory", None):
+        with context.step("lay out the boot server's directory"):
             (tree / PAYLOAD_PATH).rename(partial / "payload.tar")
             shutil.rmtree((tree / PAYLOAD_PATH).parent)
             base.extract(KERNEL, partial / "vmlinuz")
@@ -116,7 +116,7 @@ def build_pxe(
             }
             lines = "".join(f"{digests[name]}  ./{name}\n" for name in sorted(digests))
             write_text(partial / hash_list.HASH_LIST, lines)
-    with context.progress.step("write the manifest", None):
+    with context.step("write the manifest"):
         contents = Contents(
             inputs={
                 "base_iso": remembered_digest(options.base_iso, context.cache.directory / "base-digests"),
