@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from appliance.lab import Client, Lab, Node
@@ -167,12 +168,12 @@ def boot_two(lab: Lab, initial: dict[str, object] | None = None) -> PairOfNodes:
     return pair
 
 
-def make_pair(pair: PairOfNodes, *, profile: str = "standard") -> None:
-    """As docs/fault-tolerance.md tells an administrator. Raises LabError with what a command said."""
-    centralino(
-        pair.first,
-        *("fault-tolerance", "configure", "--shared", f"{SHARED}/24@eth0", "--profile", profile, "--yes"),
-    ).check()
+def make_pair(pair: PairOfNodes, *, profile: str = "standard", more_shared: Sequence[str] = ()) -> None:
+    """As docs/fault-tolerance.md tells an administrator; `more_shared` are ADDRESS/PREFIX@INTERFACE.
+
+    Raises LabError with what a command said."""
+    shared = [word for each in (f"{SHARED}/24@eth0", *more_shared) for word in ("--shared", each)]
+    centralino(pair.first, *("fault-tolerance", "configure", *shared, "--profile", profile, "--yes")).check()
     invitation = centralino(pair.second, "fault-tolerance", "invite", "--yes", "--json").check()
     code = json.loads(invitation.output)["code"]
     peer = pair.second.address("mgmt")

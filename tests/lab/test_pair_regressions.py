@@ -1,4 +1,10 @@
-"""What others shipped broken, as stories of their own (reference: keepalived 166, 2564; NAS-121090; 2833)."""
+"""What others shipped broken, as stories of their own.
+
+Both slave after a joint boot (TrueNAS NAS-121090), event storms (NAS-124988), only the demotion lost
+(NAS-141204), equal priorities (keepalived 2209), the loser's last gratuitous ARP (keepalived 166),
+NetworkManager (keepalived 2564), the bus gone at shutdown. Networks that split between SSH and VRRP are in
+test_pair_on_a_bad_network.py.
+"""
 
 from __future__ import annotations
 
@@ -52,6 +58,41 @@ def test_the_last_gratuitous_arp_came_from_the_loser(pair: PairOfNodes) -> None:
     assert neighbour(pair) == wrong
     slave.link_up("mgmt")
     wait_for(lambda: neighbour(pair) == right, 30, "the client's return to the master")
+
+
+@pytest.mark.parametrize("first_on", [None, 0, 1], ids=["together", "one-earlier", "other-earlier"])
+def test_both_stay_slave_after_a_joint_boot(pair: PairOfNodes, first_on: int | None) -> None:
+    """Equal data, so that nothing but the order of the nodes decides; neither order nor delay matters."""
+    master = pair.wait_healthy()
+    pair.other(master).power_off()
+    master.power_off()
+    if first_on is not None:
+        pair.nodes[first_on].power_on()
+        wait_for(lambda: role(pair.nodes[first_on]) == "joining", 60, "the wait for the peer")
+    pair.lab.power_on_all()
+    pair.start_echo()
+    pair.wait_healthy()
+
+
+def test_an_event_storm(pair: PairOfNodes) -> None:
+    """Thousands of words at once, the last one true: nobody moves, and the runtime does not fall behind."""
+    master = pair.wait_healthy()
+    slave = pair.other(master)
+    lines = "".join(f'INSTANCE "centralino" {word} 100\n' for word in ("MASTER", "FAULT", "BACKUP") * 1000)
+    slave.run(["sh", "-c", "cat > /run/keepalived-centralino/notify"], input_text=lines)
+    assert pair.wait_healthy(30) is master
+    assert "slave ->" not in slave.journal("-u", "centralino-peer", "-n", "20")
+
+
+def test_equal_priorities(pair: PairOfNodes) -> None:
+    """Two nodes with one priority let a slave that reboots take the addresses."""
+    priorities = {
+        line.split()[1]
+        for node in pair.nodes
+        for line in node.path("/var/lib/centralino/fault-tolerance/keepalived.conf").read_text().splitlines()
+        if line.split()[:1] == ["priority"]
+    }
+    assert len(priorities) == 2
 
 
 def test_network_manager_brings_its_connection_up_again(pair: PairOfNodes) -> None:
