@@ -24,6 +24,7 @@ from daemon.settings.messages import Severity
 from daemon.subsystem import Change, State
 from firewall import kernel_rules
 from firewall.build import build, default_management
+from firewall.kernel_changes import KernelChanges
 from firewall.kernel_sets import Address, KernelSets
 from firewall.policy import PRIVATE_NETWORKS, Network, Policy
 from firewall.ports import Mode
@@ -35,7 +36,10 @@ FAILSAFE_FILE = Path("/etc/centralino/failsafe.nft")
 FAILSAFE_ALARM = "firewall.failsafe"
 DRIFT_ALARM = "firewall.drift"
 FILE_ALARM = "firewall.file"
-WATCH_SECONDS = 5.0
+# The kernel tells of changes; this look is for what time alone brings.
+LOOK_SECONDS = 30.0
+# Under attack each block is a change, and a look starts nft: so often at most.
+BETWEEN_LOOKS_SECONDS = 5.0
 # So long an alarm stands after what it tells of was put right.
 TOLD_SECONDS = 600.0
 # A policy that could not be loaded is tried again: what kept nft from it may be over.
@@ -84,7 +88,6 @@ class Firewall:
         self._put_right = 0.0
         self._failsafe_reason = ""
         self._stopped = threading.Event()
-        self._fresh = threading.Event()
         self._watcher: threading.Thread | None = None
 
     # --- subsystem ------------------------------------------------------------------------------------------
@@ -176,14 +179,14 @@ class Firewall:
         """
         if not self._places.is_live:
             return
+        changes = KernelChanges()
         self.refresh()
-        self._watcher = threading.Thread(target=self._watch, name="firewall", daemon=True)
+        self._watcher = threading.Thread(target=self._watch, args=(changes,), name="firewall", daemon=True)
         self._watcher.start()
 
     def stop(self) -> None:
         """Stop watching; the policy stays."""
         self._stopped.set()
-        self._fresh.set()
 
     def in_order(self) -> bool:
         """Whether the policy of the settings is in force, and not the failsafe one."""
@@ -208,16 +211,17 @@ class Firewall:
             self._alarms.clear_alarm(FAILSAFE_ALARM)
             self._mend_files(settings, policy)
 
-    def _watch(self) -> None:
-        while not self._stopped.is_set():
-            self._fresh.wait(WATCH_SECONDS)
-            self._fresh.clear()
+    def _watch(self, changes: KernelChanges) -> None:
+        while True:
+            changes.wait(LOOK_SECONDS)
             if self._stopped.is_set():
+                changes.close()
                 return
             try:
                 self._look_after()
             except CentralinoError as error:
                 log.warning("the firewall could not be looked at: %s", error)
+            self._stopped.wait(BETWEEN_LOOKS_SECONDS)
 
     def _look_after(self) -> None:
         if (self._failsafe_reason or self._kept_because) and (
@@ -226,8 +230,10 @@ class Firewall:
             self.refresh()
         if self._failsafe_reason or not self._settings().firewall.enabled:
             return
-        table = self._kernel.table()
-        if table != self._table:
+        with self._lock:
+            table = self._kernel.table()
+            lost = table != self._table
+        if lost:
             # Without the table everything is open, and with a new one (nftables.service was started again)
             # nobody is blocked: neither waits for a person.
             log.warning(
@@ -271,9 +277,8 @@ class Firewall:
         extra = "" if script == NO_TABLE else session_elements(self._sessions())
         kernel_rules.load(script + extra)
         self._table = self._kernel.table()
-        # Listing what was loaded takes as long as loading it: the watcher does that right afterwards.
+        # Listing what was loaded takes as long as loading it: the watcher does that when the kernel tells it.
         self._loaded = None
-        self._fresh.set()
 
     def _still_there(self) -> bool:
         """Whether a policy that this daemon has loaded is in force."""

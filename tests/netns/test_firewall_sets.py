@@ -137,3 +137,43 @@ print(json.dumps({"before": in_kernel, "after": again, "same": after.why(attacke
     assert 599 < float(str(found["until"])) < 601
     assert "authenticated" in str(found["spared"])
     assert (found["unblocked"], found["left"]) == (True, [])
+
+
+def test_changes_of_rules_are_told_and_packets_of_the_wire_are_none(
+    inside: Callable[[str], dict[str, object]],
+) -> None:
+    found = inside(
+        """
+import socket
+from firewall.kernel_changes import KernelChanges
+
+changes = KernelChanges()
+
+def told(limit_seconds):
+    began = time.monotonic()
+    changes.wait(limit_seconds)
+    return time.monotonic() - began < limit_seconds
+
+findings = {"quiet": told(1.0)}
+kernel.put("banned", [Element(ip_address("192.0.2.7"), 60.0)])
+findings["element"] = told(10.0)
+findings["quiet again"] = told(1.0)
+subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+    sender.sendto(b"OPTIONS sip:box SIP/2.0", ("127.0.0.1", 5060))
+findings["packets"] = told(1.0)
+nft("flush", "ruleset")
+findings["flush"] = told(10.0)
+nft("-f", "-", script=render(Policy(Mode.CLOUD)))
+findings["load"] = told(10.0)
+# More than the socket holds.
+for number in range(20):
+    first = 0xC6120000 + 5000 * number
+    kernel.put("banned", [Element(ip_address(first + each), 60.0) for each in range(5000)])
+findings["overrun"] = told(10.0)
+findings["quiet at last"] = told(1.0)
+print(json.dumps(findings))
+"""
+    )
+    quiet = {name for name, heard in found.items() if not heard}
+    assert quiet == {"quiet", "quiet again", "packets", "quiet at last"}, found
