@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -137,6 +138,10 @@ class Run:
         self._process: Popen[bytes] = start(
             arguments, stdin=DEVNULL if paths is None else PIPE, stdout=PIPE, stderr=PIPE
         )
+        self._began = time.monotonic()
+        self._still_since: float | None = None
+        self._still_seconds = 0.0
+        self._turn = threading.Lock()
         self._errors: list[str] = []
         self._threads = [threading.Thread(target=self._read_errors, daemon=True)]
         if paths is not None:
@@ -167,11 +172,25 @@ class Run:
 
     def pause(self) -> None:
         """Stand still."""
-        self._signal(signal.SIGSTOP)
+        with self._turn:
+            if self._still_since is None:
+                self._still_since = time.monotonic()
+            self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
         """Go on."""
-        self._signal(signal.SIGCONT)
+        with self._turn:
+            if self._still_since is not None:
+                self._still_seconds += time.monotonic() - self._still_since
+                self._still_since = None
+            self._signal(signal.SIGCONT)
+
+    def moved_seconds(self) -> float:
+        """How long it has run so far, without the time that it stood still."""
+        with self._turn:
+            now = time.monotonic()
+            still = self._still_seconds + (0.0 if self._still_since is None else now - self._still_since)
+            return now - self._began - still
 
     def end(self) -> None:
         """Break off; what came so far stays with the peer for the next run."""

@@ -27,7 +27,7 @@ IDLE_SECONDS = 0.5
 RETRY_SECONDS = 1.0
 LONGEST_RETRY_SECONDS = 15.0
 VERIFY_SECONDS = 3600.0
-# The other lane stands still for no longer than this at a time, and then moves at least so long.
+# The other lane stands still for no longer than this at a time, and then has its turn, so long.
 LONGEST_PAUSE_SECONDS = 5.0
 LEAST_TURN_SECONDS = 1.0
 
@@ -50,22 +50,31 @@ class Book:
 
 
 class Cap:
-    """Keeps what goes out within the bandwidth over several runs, whose starts rsync itself does not slow."""
+    """Keeps what goes out within the bandwidth over several runs, whose starts rsync itself does not slow.
+
+    While a run moves it may send at the full rate, because the others stand still; what it sent beyond that
+    is a debt, which time pays off before the next run begins. Moments are monotonic.
+    """
 
     def __init__(self, kilobytes_per_second: int) -> None:
         self._rate = kilobytes_per_second * 1000
-        self._free = 0.0
+        self._debt = 0.0
+        self._moment = 0.0
         self._lock = threading.Lock()
 
     def wait_seconds(self, now: float) -> float:
         """How long the next run has to wait."""
-        return max(0.0, self._free - now)
+        with self._lock:
+            return self._left(now) / self._rate if self._rate else 0.0
 
-    def note(self, sent: int, began: float) -> None:
-        """A run that began then has sent so many bytes."""
-        if self._rate:
-            with self._lock:
-                self._free = max(self._free, began) + sent / self._rate
+    def note(self, sent: int, moved_seconds: float, now: float) -> None:
+        """A run ends that has sent so many bytes while it moved for so long."""
+        with self._lock:
+            self._debt = self._left(now) + max(0.0, sent - moved_seconds * self._rate)
+            self._moment = now
+
+    def _left(self, now: float) -> float:
+        return max(0.0, self._debt - (now - self._moment) * self._rate)
 
 
 class Sender:
@@ -83,6 +92,7 @@ class Sender:
         self._ended = threading.Event()
         self._wakes = {True: threading.Event(), False: threading.Event()}
         self._runs: dict[bool, rsync.Run] = {}
+        self._lanes = threading.Lock()
         self._trouble: dict[bool | str, str] = {}
         self._watch: Watch | None = None
         self._threads = [threading.Thread(target=self._listen, name="files-watch", daemon=True)]
@@ -352,36 +362,44 @@ class Sender:
         urgent = book.tree.urgent
         if self._ended.wait(self._cap.wait_seconds(time.monotonic())):
             raise UnavailableError("the sending of files was ended")
-        began = time.monotonic()
         run = rsync.Run(words, paths)
-        self._runs[urgent] = run
+        with self._lanes:
+            self._runs[urgent] = run
+            if not urgent and True in self._runs:
+                run.pause()
         if self._ended.is_set():
             run.end()
-        pausing = threading.Event()
-        pauser = None
-        if urgent:
-            pauser = threading.Thread(target=self._pause_other, args=(pausing,), daemon=True)
+        over = threading.Event()
+        pauser = threading.Thread(target=self._go_first, args=(over, run), daemon=True) if urgent else None
+        if pauser is not None:
             pauser.start()
         try:
             done = run.wait(said)
-            self._cap.note(done.sent, began)
+            self._cap.note(done.sent, run.moved_seconds(), time.monotonic())
         finally:
-            self._runs.pop(urgent, None)
-            pausing.set()
+            over.set()
             if pauser is not None:
                 pauser.join()
+            with self._lanes:
+                self._runs.pop(urgent, None)
+                if urgent and (other := self._runs.get(False)) is not None:
+                    other.resume()
 
-    def _pause_other(self, over: threading.Event) -> None:
-        """Hold the other lane's run still until the urgent one is over, in turns when that takes long."""
+    def _go_first(self, over: threading.Event, own: rsync.Run) -> None:
+        """Hold the other lane's run still until the urgent one is over. When that takes long they take turns:
+        never both at once, because each of them alone fills the bandwidth."""
         while not over.is_set():
-            other = self._runs.get(False)
-            if other is not None:
-                other.pause()
-            over.wait(LONGEST_PAUSE_SECONDS)
-            if other is not None:
-                other.resume()
-            if over.wait(LEAST_TURN_SECONDS):
-                return
+            with self._lanes:
+                other = self._runs.get(False)
+                if other is not None:
+                    other.pause()
+            if over.wait(LONGEST_PAUSE_SECONDS) or other is None:
+                continue
+            own.pause()
+            other.resume()
+            over.wait(LEAST_TURN_SECONDS)
+            other.pause()
+            own.resume()
 
     def _ends(self, book: Book) -> tuple[str, str]:
         return f"{book.tree.path}/", f"{dial.HOST}:{self._epoch}/{book.tree.name}/"

@@ -16,6 +16,7 @@ from daemon.errors import NotAuthorizedError
 from fault_tolerance.files import dial, door, receiver, rsync, trees
 from fault_tolerance.files.pending import DELETION_SECONDS, FEW, Pending, refusal
 from fault_tolerance.files.receiver import Gate
+from fault_tolerance.files.sender import Cap
 from fault_tolerance.files.trees import Markers, SourceLostError, Tree
 from fault_tolerance.files.watch import Watch
 
@@ -387,6 +388,39 @@ def test_what_replication_deleted_is_kept_a_week(tree: Tree) -> None:
     assert kept.exists()
     receiver.forget_old([tree], time.time() + receiver.KEPT_SECONDS + 60)
     assert not kept.parent.exists()
+
+
+def test_many_small_runs_keep_within_the_bandwidth() -> None:
+    """Each begins with a burst that rsync does not slow: the next one waits until time has paid for it."""
+    cap, now, sent = Cap(1000), 100.0, 0
+    for _ in range(50):
+        now += cap.wait_seconds(now) + 0.01
+        sent += 50_000
+        cap.note(50_000, 0.01, now)
+    now += cap.wait_seconds(now)
+    assert sent / (now - 100.0) == pytest.approx(1_000_000, rel=0.01)
+
+
+def test_a_run_that_was_slowed_by_rsync_owes_nothing() -> None:
+    """An urgent message in the middle of a long transfer must not cost the time of that transfer again."""
+    cap = Cap(1000)
+    cap.note(20_000, 0.02, 15.0)
+    cap.note(30_000_000, 30.0, 30.1)
+    assert cap.wait_seconds(30.1) == 0.0
+    assert Cap(0).wait_seconds(5.0) == 0.0
+
+
+def test_time_that_a_run_stood_still_gives_no_bandwidth() -> None:
+    run = rsync.Run(["sleep", "30"])
+    try:
+        run.pause()
+        run.pause()
+        before = run.moved_seconds()
+        assert run.moved_seconds() == pytest.approx(before, abs=0.001)
+        run.resume()
+        run.resume()
+    finally:
+        run.end()
 
 
 def test_progress_of_rsync_is_read() -> None:
