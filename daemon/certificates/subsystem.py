@@ -33,6 +33,8 @@ NAMES_ALARM = "certificate.names"
 SERVED_ALARM = "certificate.served"
 FIRST_LOOK_SECONDS = 30.0
 WATCH_SECONDS = 3600.0
+DOUBT_SECONDS = 10.0
+TROUBLE_SECONDS = 60.0
 URGENT_DAYS = 7
 
 
@@ -81,6 +83,7 @@ class Certificates:
         self._stopped = False
         self._watcher: threading.Thread | None = None
         self._trouble = ""
+        self._doubted = False
 
     # --- subsystem --------------------------------------------------------------------------------------
 
@@ -264,6 +267,7 @@ class Certificates:
         with self.replacement.lock:
             self.proofs = tuple(self.replacement.serve(wanted))
             self._alarms.clear_alarm(SERVED_ALARM)
+            self._doubted = False
             self._trouble = ""
             self._raise_expiry(wanted)
             self._plan_renewal(wanted)
@@ -352,11 +356,17 @@ class Certificates:
         if not self.places.is_live:
             return
         proofs = tuple(self.replacement.prove(served))
+        wrong = [f"{proof.consumer} {proof.trouble}" for proof in proofs if proof.trouble]
+        if wrong and not self._doubted:
+            # Perhaps a service that restarts or hangs just now, which is the supervision's work: ask once more.
+            log.info("asked again soon: %s", "; ".join(wrong))
+            self._doubted = True
+            return
+        self._doubted = bool(wrong)
         with self.replacement.lock:
             if self.store.state.served != served.name or self.store.state.trial:
                 return
             self.proofs = proofs
-        wrong = [f"{proof.consumer} {proof.trouble}" for proof in proofs if proof.trouble]
         if wrong:
             sentence = f"{'; '.join(wrong)}; restart that service, or see its journal"
             self._alarms.raise_alarm(SERVED_ALARM, sentence, Severity.WARNING)
@@ -366,15 +376,24 @@ class Certificates:
     def _watch(self) -> None:
         seconds = FIRST_LOOK_SECONDS
         while not self._stopped:
-            self._wake.wait(seconds)
+            woken = self._wake.wait(seconds)
             self._wake.clear()
             if self._stopped:
                 return
-            seconds = WATCH_SECONDS
             try:
-                self.look()
+                served = self.store.served()
+                if self._doubted and not woken and served is not None:
+                    self._prove(served)
+                else:
+                    self.look()
             except Exception:
-                log.exception("the certificate could not be looked at; it is tried again in an hour")
+                log.exception("the certificate could not be looked at; it is tried again")
+            seconds = WATCH_SECONDS
+            if self._doubted:
+                seconds = TROUBLE_SECONDS if self._in_trouble() else DOUBT_SECONDS
+
+    def _in_trouble(self) -> bool:
+        return any(proof.trouble for proof in self.proofs)
 
 
 _GET: Mapping[CertificateSource, str] = {

@@ -26,6 +26,7 @@ from daemon.certificates.operations import (
     orders_barred,
     pem_of,
 )
+from daemon.certificates.replacement import Proof
 from daemon.certificates.shared import export
 from daemon.certificates.subsystem import Certificates
 from daemon.clock import Clock
@@ -537,3 +538,22 @@ def test_without_a_platform_the_methods_say_so() -> None:
     methods = certificate_handlers(None, Jobs())
     with pytest.raises(UnavailableError, match="not managed here"):
         methods["org.centralino.Certificates1.Show"](ADMIN)
+
+
+def test_a_service_that_hangs_for_a_moment_raises_no_alarm(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    away = Proof("nginx", 443, "", "cannot be asked on port 443")
+    well = Proof("nginx", 443, box.first, "")
+    answers: list[Proof] = []
+    monkeypatch.setattr(Places, "is_live", True)
+    monkeypatch.setattr(box.certificates.replacement, "prove", lambda served: [answers.pop(0)])
+
+    def looked(answer: Proof) -> tuple[bool, bool]:
+        answers.append(answer)
+        box.certificates.look()
+        return "certificate.served" in box.standing(), box.certificates.observe().healthy
+
+    assert looked(away) == (False, True)
+    assert looked(well) == (False, True)
+    assert looked(away) == (False, True)
+    assert looked(away) == (True, False)
+    assert looked(well) == (False, True)
