@@ -183,14 +183,14 @@ def test_vhdx_reserves_bitmap_entries_on_large_disks(tmp_path: Path) -> None:
     assert [offset for offset, _ in read_vhdx(tmp_path / "disk", SEED)] == [last]
     if shutil.which("qemu-io"):
         # Comparing whole disks would read gigabytes of zeros: the block and its neighbours tell.
-        asked = [f"read -P 0x78 {last} {SECTOR}", f"read -P 0 {last - MIB} {MIB}"]
-        asked += [
-            f"read -P 0 {last + SECTOR} {MIB - SECTOR}",
-            f"read -P 0 {(CHUNK_RATIO - 1) * MIB} {2 * MIB}",
-        ]
+        zero = ((last - MIB, MIB), (last + SECTOR, MIB - SECTOR), ((CHUNK_RATIO - 1) * MIB, 2 * MIB))
+        asked = [f"read -P 0x78 {last} {SECTOR}", *(f"read -P 0 {at} {length}" for at, length in zero)]
         words = [word for each in asked for word in ("-c", each)]
         done = subprocess.run(
-            ["qemu-io", "-r", "-f", "vhdx", *words, tmp_path / "disk"], capture_output=True, text=True
+            ["qemu-io", "-r", "-f", "vhdx", *words, tmp_path / "disk"],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 0 and "verification failed" not in done.stdout, done.stdout + done.stderr
 
