@@ -34,6 +34,7 @@ from fault_tolerance import keys
 from fault_tolerance.contracts import Channel
 from fault_tolerance.pair import RUN, STATE, USER
 from fault_tolerance.state import RoleState
+from fault_tolerance.way import packet_bytes
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
@@ -130,7 +131,12 @@ def pair(request: Table) -> Table:
     own = request["facts"]
     if not isinstance(own, dict):
         raise CommandFailedError("the own facts are missing")
-    own = {**own, "public_key": keys.own_public_key(), "host_keys": list(keys.host_keys())}
+    own = {
+        **own,
+        "public_key": keys.own_public_key(),
+        "host_keys": list(keys.host_keys()),
+        "packet_bytes": packet_bytes(peer),
+    }
     private = _guest_key(secret)
     guest = paramiko.ECDSAKey(vals=(private, private.public_key()))
     client = paramiko.SSHClient()
@@ -215,7 +221,11 @@ def greet(words: Sequence[str], incoming: IO[str], outgoing: IO[str]) -> int:
         own: Table = json.loads(
             call("Facts", json.dumps({"shared": theirs["fault_tolerance"]["shared_addresses"]}))
         )
-        own |= {"public_key": keys.own_public_key(), "host_keys": list(keys.host_keys())}
+        own |= {
+            "public_key": keys.own_public_key(),
+            "host_keys": list(keys.host_keys()),
+            "packet_bytes": packet_bytes(str(theirs["link_address"])),
+        }
         refuse_unfit(own, theirs, heard)
         say({**own, "epoch": RoleState(STATE, RUN).durable.epoch, "wall": time.time()})
         answer = json.loads(incoming.readline(LONGEST_LINE))
@@ -263,6 +273,9 @@ def refuse_unfit(own: Table, peer: Table, now: float) -> None:
             reasons.append(f"both nodes have the address {one.ip}")
     elif mine or theirs:
         reasons.append("only one of the nodes has an address in the subnet of the primary shared address")
+    here, there = own.get("packet_bytes"), peer.get("packet_bytes")
+    if here and there and here != there:
+        reasons.append(f"the way between them takes packets of {here} bytes here and of {there} bytes there")
     if own.get("licence") is False or peer.get("licence") is False:
         reasons.append("a licence does not allow a pair")
     if reasons:

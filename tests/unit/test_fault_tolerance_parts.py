@@ -287,6 +287,14 @@ def test_unfit_nodes_are_refused_with_every_reason() -> None:
         refuse_unfit(own, unfit, time.time())
     for word in ("version", "schema", "work mode", "clocks", "machine id", "called one", "same subnet"):
         assert word in str(refused.value)
+    for seconds in (-0.9, 0.9):
+        refuse_unfit(own, {**fit, "wall": 1000 + seconds}, 1000)
+    for seconds in (-1.1, 1.1):
+        with pytest.raises(ConflictError, match=r"clocks of the two nodes are 1\.1 s apart"):
+            refuse_unfit(own, {**fit, "wall": 1000 + seconds}, 1000)
+    refuse_unfit({**own, "packet_bytes": 1500}, {**fit, "packet_bytes": 1500}, time.time())
+    with pytest.raises(ConflictError, match="1500 bytes here and of 9000 bytes there"):
+        refuse_unfit({**own, "packet_bytes": 1500}, {**fit, "packet_bytes": 9000}, time.time())
 
 
 def test_only_public_keys_are_pinned() -> None:

@@ -1,0 +1,103 @@
+"""Nodes whose clocks or networks differ: refused when they pair, an obstacle while they are a pair.
+
+All nodes of a lab share one kernel and so one wall clock. The difference is injected where our programs ask
+for the time: in one program of one node `time.time` is another one. Everything else is real: two nodes, SSH,
+the pairing and the role runtime.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pair_of_nodes import SHARED, PairOfNodes, boot_two, centralino, make_pair, status
+
+from appliance.lab import LOGS, Lab, Node
+from appliance.lab_host import Result, wait_for
+
+pytestmark = [pytest.mark.lab, pytest.mark.slow]
+
+PEER = "10.78.0.12"
+
+
+@pytest.fixture(scope="module")
+def pair(
+    lab_root: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[PairOfNodes]:
+    with Lab(lab_root, tmp_path_factory.mktemp("clocks") / "lab") as lab:
+        made = boot_two(lab)
+        done = centralino(
+            made.first, "fault-tolerance", "configure", "--shared", f"{SHARED}/24@eth0", "--yes"
+        )
+        assert done.ok, done.errors
+        yield made
+        if request.session.testsfailed:
+            lab.save_logs(LOGS / "clocks")
+
+
+def shift_clock(node: Node, program: str, seconds: float) -> None:
+    """The clock of `centralino-peer PROGRAM` on this node, from its next start on; 0 puts it right."""
+    python = "/opt/centralino/venv/bin/python"
+    where = node.run([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]).output.strip()
+    line = (
+        f"import sys, time; sys.orig_argv[-1] == {program!r} and "
+        f"setattr(time, 'time', lambda real=time.time: real() + {seconds})\n"
+    )
+    node.path(f"{where}/zz-clock-of-the-test.pth").write_text(line if seconds else "")
+
+
+def ask(pair: PairOfNodes) -> Result:
+    invitation = centralino(pair.second, "fault-tolerance", "invite", "--yes", "--json")
+    assert invitation.ok, invitation.errors
+    code = json.loads(invitation.output)["code"]
+    return pair.first.run(
+        ["centralino", "fault-tolerance", "pair", PEER, "--code-from", "-", "--yes"],
+        input_text=f"{code}\n",
+        limit_seconds=120,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("seconds", [1.6, -1.6])
+def test_clocks_that_differ_are_refused(pair: PairOfNodes, seconds: float) -> None:
+    shift_clock(pair.second, "greet", seconds)
+    try:
+        done = ask(pair)
+    finally:
+        shift_clock(pair.second, "greet", 0)
+    assert not done.ok
+    assert "the clocks of the two nodes are 1.6 s apart" in done.errors, done.errors
+
+
+def test_networks_that_differ_are_refused(pair: PairOfNodes) -> None:
+    """The way between them carries less at one end: heartbeats would pass, and copies would hang."""
+    route = pair.second.run(["ip", "-o", "route", "get", "10.78.0.11"]).output.split()
+    device = route[route.index("dev") + 1]
+    pair.second.run(["ip", "link", "set", device, "mtu", "1400"])
+    try:
+        done = ask(pair)
+    finally:
+        pair.second.run(["ip", "link", "set", device, "mtu", "1500"])
+    assert not done.ok
+    assert "1400 bytes" in done.errors, done.errors
+
+
+def test_clocks_that_nearly_agree_pair_and_going_astray_later_is_an_obstacle(pair: PairOfNodes) -> None:
+    shift_clock(pair.second, "greet", 0.6)
+    make_pair(pair)
+    assert pair.wait_healthy() is pair.first
+    shift_clock(pair.second, "run", 2.5)
+    pair.second.run(["systemctl", "restart", "centralino-peer"])
+
+    def obstacles(node: Node) -> str:
+        return str(status(node).get("obstacles"))
+
+    wait_for(lambda: "clocks" in obstacles(pair.second), 60, "the slave's obstacle")
+    raised = pair.first.json(["centralino", "status", "--json"])["alarms"]  # type: ignore[call-overload]
+    assert any("clocks" in alarm["sentence"] for alarm in raised), raised
+    shift_clock(pair.second, "run", 0)
+    pair.second.run(["systemctl", "restart", "centralino-peer"])
+    wait_for(lambda: "clocks" not in obstacles(pair.second), 60, "the end of the obstacle")
+    assert pair.wait_healthy() is pair.first
