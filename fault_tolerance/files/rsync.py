@@ -27,7 +27,8 @@ VANISHED, LIMIT_REACHED = 24, 25
 PARTIAL_ERROR = 23
 
 _BYTES = re.compile(rb"Total bytes sent: ([\d,.]+)")
-_SHARE = re.compile(rb"\s(\d{1,3})%\s")
+# `     32,768  42%   31.25MB/s    0:00:07`; behind the last byte stands the time that it took.
+_MOVING = re.compile(rb"\s*([\d,.]+)\s+(\d{1,3})%\s+\S+/s\s+(\d+):(\d\d):(\d\d)")
 
 Said = Callable[[bytes], None]
 
@@ -89,6 +90,8 @@ def whole(
         "--backup",
         f"--backup-dir={REMOVED}",
         *(["--checksum"] if checksum else []),
+        # With the whole list known first, the share and the time are those of all files.
+        "--no-inc-recursive",
         "--info=progress2",
         "--stats",
         source,
@@ -214,10 +217,28 @@ class Run:
             stream.close()
 
 
-def share_done(line: bytes) -> float | None:
-    """The share in a line of `--info=progress2`."""
-    found = _SHARE.search(line)
-    return int(found.group(1)) / 100 if found else None
+@dataclass(frozen=True)
+class Moving:
+    """How far a run is: share done (0..1), bytes so far, seconds that remain."""
+
+    share: float
+    sent: int
+    remaining_seconds: int
+
+    def sentence(self) -> str:
+        """For people."""
+        return f"{self.sent / 1e6:.1f} MB sent, about {self.remaining_seconds} s remain"
+
+
+def moving(line: bytes) -> Moving | None:
+    """What a line of `--info=progress2` says, None for another one."""
+    found = _MOVING.match(line)
+    if found is None:
+        return None
+    share = int(found[2]) / 100
+    hours, minutes, seconds = (int(found[number]) for number in (3, 4, 5))
+    left = 0 if share >= 1 else hours * 3600 + minutes * 60 + seconds
+    return Moving(share, int(re.sub(rb"[,.]", b"", found[1])), left)
 
 
 def _lines(descriptor: int) -> Iterable[bytes]:

@@ -323,10 +323,9 @@ class Sender:
                 return
 
             def moving(line: bytes) -> None:
-                share = rsync.share_done(line)
-                if share is not None:
-                    book.share = share
-                    book.text = f"sending {book.tree.name}: {line.decode(errors='replace').strip()[:60]}"
+                if (found := rsync.moving(line)) is not None:
+                    book.share = found.share
+                    book.text = f"{book.tree.name}: {found.sentence()}"
 
             most = max(FEW, deleted * 2)
             words = rsync.whole(self._common, *self._ends(book), most_deletions=most, checksum=checksum)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import subprocess
 import sys
@@ -55,6 +54,7 @@ KNOWN_TO_3_1_3 = frozenset(
         "links",
         "log-file",
         "max-delete",
+        "no-inc-recursive",
         "max-size",
         "numeric-ids",
         "omit-dir-times",
@@ -423,7 +423,30 @@ def test_time_that_a_run_stood_still_gives_no_bandwidth() -> None:
         run.end()
 
 
-def test_progress_of_rsync_is_read() -> None:
-    assert rsync.share_done(b"     32,768  42%   31.25MB/s    0:00:00") == 0.42
-    assert rsync.share_done(b"sending incremental file list") is None
-    assert re.match(r"\d", "0")
+def test_progress_of_rsync_is_read_and_told() -> None:
+    found = rsync.moving(b"     32,768,000  42%   31.25MB/s    1:00:07")
+    assert found == rsync.Moving(0.42, 32_768_000, 3607)
+    assert found.sentence() == "32.8 MB sent, about 3607 s remain"
+    done = rsync.moving(b"  1,000 100%    1.95MB/s    0:00:10 (xfr#1, to-chk=0/2)")
+    assert done is not None
+    assert done.remaining_seconds == 0, "behind the last byte stands the time that it took"
+    assert rsync.moving(b"sending incremental file list") is None
+
+
+def test_real_rsync_tells_its_progress_so(tmp_path: Path) -> None:
+    (tmp_path / "from/deep").mkdir(parents=True)
+    (tmp_path / "from/deep/file").write_bytes(bytes(3_000_000))
+    (tmp_path / "shell").write_text('#!/bin/sh\nshift\nexec "$@"\n')
+    (tmp_path / "shell").chmod(0o755)
+    common = rsync.options([str(tmp_path / "shell")], 3000)
+    words = rsync.whole(common, f"{tmp_path}/from/", f"x:{tmp_path}/to/", most_deletions=20, checksum=False)
+    seen: list[rsync.Moving] = []
+
+    def said(line: bytes) -> None:
+        if (found := rsync.moving(line)) is not None:
+            seen.append(found)
+
+    assert rsync.Run(words).wait(said).complete
+    assert (tmp_path / "to/deep/file").stat().st_size == 3_000_000
+    assert seen[-1].share == 1.0
+    assert [one.sent for one in seen] == sorted(one.sent for one in seen)
