@@ -16,7 +16,7 @@ from appliance.platform_data import load_platform
 from appliance.profile import load_profile
 
 EPOCH = 1767225600
-CIM = "{http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2}".rstrip("}")
+CIM = "http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2"
 MACHINE = Machine(
     name="centralino",
     title="Centralino <PBX> & more",
@@ -83,6 +83,50 @@ def test_items_are_whole_and_in_the_schemas_order(version: OvfVersion) -> None:
     assert identifiers == ["1", "2", "3", "4", "5"]
     parents = {item.findtext("{*}Parent") for item in items} - {None}
     assert parents <= set(identifiers)
+
+
+@pytest.mark.parametrize("version", list(OvfVersion))
+def test_every_item_is_in_the_namespace_where_readers_look_for_it(version: OvfVersion) -> None:
+    """DSP0243 2.0, table of prefixes: the two classes that came with 2.0 end in `.xsd`, the older do not.
+
+    VirtualBox and COT look nowhere else: without it they see items without an identity.
+    """
+    wanted = {
+        "System": f"{CIM}/CIM_VirtualSystemSettingData",
+        "Item": f"{CIM}/CIM_ResourceAllocationSettingData",
+        "StorageItem": f"{CIM}/CIM_StorageAllocationSettingData.xsd",
+        "EthernetPortItem": f"{CIM}/CIM_EthernetPortAllocationSettingData.xsd",
+    }
+    for element in tree(version)[3][3]:
+        name = etree.QName(element).localname
+        if name in wanted:
+            assert {etree.QName(field).namespace for field in element} == {wanted[name]}, name
+
+
+@pytest.mark.parametrize("version", list(OvfVersion))
+def test_nothing_is_missing_that_the_schema_demands(version: OvfVersion) -> None:
+    """DSP8023: required attributes, and the first child of every section."""
+    root = tree(version)
+    ovf = f"{{{version.namespace}}}"
+    required = {
+        "File": ("id", "href"),
+        "Disk": ("diskId", "capacity"),
+        "Network": ("name",),
+        "VirtualSystem": ("id",),
+        "OperatingSystemSection": ("id",),
+        "Property": ("key", "type"),
+    }
+    seen = set()
+    for element in root.iter(f"{ovf}*"):
+        name = etree.QName(element).localname
+        for attribute in required.get(name, ()):
+            seen.add(name)
+            assert element.get(ovf + attribute), f"{name} lacks {attribute}"
+        if name.endswith("Section") or name == "VirtualSystem":
+            assert names(element)[0] == "Info", name
+    assert seen == set(required)
+    identifiers = [value for element in root.iter(f"{ovf}*") if (value := element.get(f"{ovf}id"))]
+    assert len(identifiers) == len(set(identifiers))
 
 
 def test_references_resolve() -> None:
