@@ -33,7 +33,7 @@ def alarms(node: Node) -> set[str]:
         shown = json.loads(centralino(node, "status", "--json").output)
     except ValueError:
         return set()
-    return {str(alarm["identifier"]) for alarm in shown.get("alarms", [])}
+    return {str(alarm["id"]) for alarm in shown.get("alarms", [])}
 
 
 def runtime_process(node: Node) -> str:
