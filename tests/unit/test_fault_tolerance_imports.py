@@ -38,3 +38,13 @@ def test_the_runtime_imports_neither_pydantic_nor_paramiko() -> None:
         "daemon.settings",
     }
     assert not heavy & modules
+
+
+def test_the_database_library_comes_without_tls() -> None:
+    modules = loaded(
+        "import fault_tolerance.service\nfrom fault_tolerance.database.session import library\nlibrary()"
+    )
+    assert "pymysql" in modules
+    assert not {"ssl", "_ssl", "_hashlib", "cryptography"} & modules
+    # Whoever needs them later finds them.
+    assert "ssl" in loaded("from fault_tolerance.database.session import library\nlibrary()\nimport ssl")
