@@ -22,6 +22,10 @@ DURABLE = (
     "FLUSH LOCAL ENGINE LOGS",
     "FLUSH LOCAL BINARY LOGS",
 )
+# A transaction of our own: only one makes the server notice whether somebody can confirm commits.
+PULSE = "REPLACE INTO centralino_pair.pulse (one, moment) VALUES (1, NOW(6))"
+# As in the server's configuration (roles/database).
+CONFIRMATION_MILLISECONDS = 2000
 # The server kills a client's session and answers at once; the session ends a moment later.
 KILL_ROUND_SECONDS = 0.05
 UNIT_LIMIT_SECONDS = 5.0
@@ -49,6 +53,19 @@ def drain(own: Session, deadline: float) -> None:
             raise UnavailableError(f"{missing} received transactions could not be applied in time")
         time.sleep(APPLY_ROUND_SECONDS)
     own.do("STOP SLAVE", "RESET SLAVE ALL")
+
+
+def wait_for_nobody(own: Session) -> None:
+    """Let the first commits of a master whose peer is dead not wait for it: that has failed already.
+
+    The server finds out with our own transaction, in a millisecond; once the peer listens again, commits
+    wait for it as before.
+    """
+    own.do(
+        "SET GLOBAL rpl_semi_sync_master_timeout = 1",
+        PULSE,
+        f"SET GLOBAL rpl_semi_sync_master_timeout = {CONFIRMATION_MILLISECONDS}",
+    )
 
 
 def shut(own: Session, deadline: float) -> None:

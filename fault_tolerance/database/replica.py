@@ -20,11 +20,12 @@ from daemon.files import ensure_directory
 from daemon.run import run
 from fault_tolerance.contracts import Channel, PeerChannel, Progress, ReplicaState
 from fault_tolerance.database import serve, settings
-from fault_tolerance.database.closing import DURABLE, LAZY, drain, fence, shut
+from fault_tolerance.database.closing import DURABLE, LAZY, PULSE, drain, fence, shut, wait_for_nobody
 from fault_tolerance.database.evidence import Evidence, export
 from fault_tolerance.database.forward import Forward
 from fault_tolerance.database.gtid import Comparison, GtidState, classify, parse
 from fault_tolerance.database.look import (
+    FRESH_SECONDS,
     Aim,
     Lag,
     Look,
@@ -260,10 +261,17 @@ class MariaDb:
         if self._aim is not aim:
             raise UnavailableError("the role changed while the database was being opened")
         own.do("SET GLOBAL read_only = OFF")
+        if self._alone():
+            wait_for_nobody(own)
         if not lineage_of(own):
             own.rows("REPLACE INTO centralino_pair.lineage (identifier) VALUES (%s)", (str(uuid.uuid4()),))
         self._note = ""
         self._seed_wanted = False
+
+    def _alone(self) -> bool:
+        """Whether nobody will confirm the first commits: a peer that hands over says that it is closed."""
+        said = self._said
+        return said is None or said.writable or time.monotonic() - said.moment > FRESH_SECONDS
 
     # --- following ------------------------------------------------------------------------------------
 
@@ -399,7 +407,7 @@ class MariaDb:
                 self._open(own, now + SHORT_LIMIT_SECONDS, Aim.WRITABLE)
         elif self._aim is Aim.WRITABLE and seen.listeners and not seen.synchronous and self._watching:
             self._retry_after = now + RETRY_SECONDS
-            self._watching.do("REPLACE INTO centralino_pair.pulse (one, moment) VALUES (1, NOW(6))")
+            self._watching.do(PULSE)
         elif self._aim is Aim.READ_ONLY and seen.writable:
             self.make_read_only(ANSWER_LIMIT_SECONDS)
         elif self._aim is Aim.FOLLOWING and self._strayed(seen, now):

@@ -11,6 +11,7 @@ from typing import cast
 import pytest
 
 from daemon.errors import UnavailableError
+from fault_tolerance.database.closing import CONFIRMATION_MILLISECONDS, PULSE
 from fault_tolerance.database.look import Aim
 from fault_tolerance.database.replica import MariaDb, Server
 from fault_tolerance.database.session import Row, Session
@@ -75,7 +76,20 @@ def test_an_opening_ends_when_the_aim_is_another_one(part: MariaDb) -> None:
     part._aim = Aim.READ_ONLY  # what a demotion does before its turn
     assert "SET GLOBAL read_only = OFF" not in opened(part, Aim.WRITABLE)
     part._aim = Aim.WRITABLE
-    assert opened(part, Aim.WRITABLE)[-1] == "SET GLOBAL read_only = OFF"
+    assert "SET GLOBAL read_only = OFF" in opened(part, Aim.WRITABLE)
+
+
+def test_the_first_commit_waits_only_for_a_peer_that_hands_over(part: MariaDb) -> None:
+    part._aim = Aim.WRITABLE
+    short = "SET GLOBAL rpl_semi_sync_master_timeout = 1"
+    heard = {"answers": True, "sequence": 1, "writable": True}
+    for said in ({}, heard):  # never met, or dead with its last word that it serves
+        part.heard(said)
+        done = opened(part, Aim.WRITABLE)
+        assert done[-3:] == [short, PULSE, f"{short[:-1]}{CONFIRMATION_MILLISECONDS}"]
+        assert "SET GLOBAL read_only = OFF" in done[:-3]
+    part.heard({**heard, "writable": False})
+    assert short not in opened(part, Aim.WRITABLE)
 
 
 def test_a_master_is_durable_before_it_takes_a_write(part: MariaDb) -> None:
