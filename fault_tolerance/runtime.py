@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from daemon.errors import CentralinoError, StorageError
 from daemon.run import run
-from fault_tolerance import cluster, silence
+from fault_tolerance import cluster, silence, sip_source
 from fault_tolerance.address_guard import AddressGuard
 from fault_tolerance.claims import Claims
 from fault_tolerance.contracts import DatabaseReplica, FileReplica
@@ -131,6 +131,7 @@ class Runtime:
         self.state.note_role(self.role)
         if not self.pair.cloud:
             self.vrrp.start()
+        self.executor.background("source of SIP", lambda: sip_source.apply(self.pair))
 
     def _was_replaced(self) -> bool:
         """Whether a master that nobody watched for a while (a runtime that hung, and was killed by systemd)
@@ -326,8 +327,9 @@ class Runtime:
         self._on_alive()
         self.state.note_watch()
         self.disk_full = self.state.free_bytes() < LEAST_FREE_BYTES
-        if self.role in SERVING or self.role is Role.SLAVE:
-            self.executor.background("PBX", self._pbx.look)
+        if self.role in (Role.MASTER, Role.SLAVE, Role.JOINING):
+            serving = self.role is Role.MASTER
+            self.executor.background("PBX", lambda: self._pbx.look(serving=serving))
         if not self.pair.cloud and self.vrrp.state is Vrrp.DOWN:
             self.executor.background("keepalived", self.vrrp.restart)
         state = self._database.state()

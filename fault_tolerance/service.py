@@ -29,14 +29,15 @@ from daemon.errors import (
 )
 from daemon.journal import start_logging
 from daemon.notify import ServiceManagerLink
+from daemon.platform import platform
 from daemon.run import run
-from fault_tolerance import silence
+from fault_tolerance import silence, sip_source
 from fault_tolerance import status as shown
 from fault_tolerance.contracts import Channel, DatabaseReplica, FileReplica
 from fault_tolerance.control import ControlServer, Doors, Table
 from fault_tolerance.executor import provider_hook
 from fault_tolerance.pair import RUN, Pair, read
-from fault_tolerance.pbx import Pbx
+from fault_tolerance.pbx import Pbx, note_role
 from fault_tolerance.peer_link import SshChannel, ssh_arguments
 from fault_tolerance.provider import hook_of
 from fault_tolerance.resync import Resync
@@ -64,7 +65,7 @@ class Service:
             pair,
             self._database,
             self._files,
-            Pbx(AMI_SECRET),
+            Pbx(AMI_SECRET, platform().paths["asterisk_control"]),
             self._selector,
             hook=provider_hook(hook, arguments) if hook is not None and pair.cloud else None,
             on_change=self._tell,
@@ -98,6 +99,8 @@ class Service:
 
             database.dissolve()
             silence.open_sip()
+            sip_source.remove()
+            note_role(serving=True)
             for name in ("role", "met"):
                 (RUN / name).unlink(missing_ok=True)
         self._doors.close()
@@ -224,6 +227,7 @@ def _silence() -> int:
         resumed = (RUN / "role").read_text().strip()
     if resumed not in (Role.MASTER.value, Role.PROMOTING.value):
         silence.close()
+        note_role(serving=False)
     return 0
 
 
