@@ -14,13 +14,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from daemon.errors import CommandFailedError, InvalidSettingsError, Problem, UnavailableError
-from daemon.run import run
+from daemon.run import Conversation
 from daemon.settings.document import Settings
 from daemon.settings.migrations import Document
 
 HELPER = "daemon.settings.worker"
 LIMIT_SECONDS = 30.0
 ATTEMPTS = 2
+# A change is often followed by the next one, and a start of the helper takes longer than the change itself.
+KEPT_SECONDS = 20.0
+# pydantic would search every installed package for plugins.
+ENVIRONMENT = {"PYDANTIC_DISABLE_PLUGINS": "__all__"}
 LONGEST_REMEMBERED = 100_000
 
 log = logging.getLogger(__name__)
@@ -31,6 +35,11 @@ class _Memory:
 
     accepted: tuple[bytes, Settings] | None = None
     schema: str | None = None
+
+
+_helper = Conversation(
+    [sys.executable, "-P", "-m", HELPER], idle_seconds=KEPT_SECONDS, environment=ENVIRONMENT
+)
 
 
 class RefusedValuesError(ValueError):
@@ -107,8 +116,7 @@ def _ask(request: Mapping[str, object]) -> Mapping[str, Any]:
         raise InvalidSettingsError([problem]) from None
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            done = run([sys.executable, "-P", "-m", HELPER], limit_seconds=LIMIT_SECONDS, input_text=text)
-            return _table(json.loads(done.output))
+            return _table(json.loads(_helper.ask(text, LIMIT_SECONDS)))
         except (CommandFailedError, ValueError, RecursionError) as error:
             log.warning("attempt %d to check settings failed: %s", attempt, error)
             trouble = error

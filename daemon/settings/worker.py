@@ -1,8 +1,8 @@
-"""The helper process that checks settings: one request (JSON) on stdin, one answer (JSON) on stdout, the end.
+"""The helper process that checks settings: a line is a request, a line is its answer, both JSON.
 
-`python -m daemon.settings.worker`. Requests: `{do: text, text}` and `{do: document, document}` ->
-`{document}` (whole, migrated, with defaults) or `{problems}`; `{do: schema}` -> `{schema}`;
-`{do: part, name, values}` -> `{document}` or `{errors}`.
+`python -m daemon.settings.worker`; it ends with its stdin. Requests: `{do: text, text}` and
+`{do: document, document}` -> `{document}` (whole, migrated, with defaults) or `{problems}`;
+`{do: schema}` -> `{schema}`; `{do: part, name, values}` -> `{document}` or `{errors}`.
 """
 
 from __future__ import annotations
@@ -54,9 +54,10 @@ VERBS: Mapping[str, Callable[[Table], Answer]] = {
 
 
 def main() -> int:
-    """One request, one answer."""
-    request = json.load(sys.stdin)
-    json.dump(VERBS[request["do"]](request), sys.stdout)
+    """Answer until there is nothing more to answer."""
+    for line in sys.stdin:
+        request = json.loads(line)
+        print(json.dumps(VERBS[request["do"]](request)), flush=True)
     return 0
 
 
