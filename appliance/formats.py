@@ -33,6 +33,7 @@ from appliance.run import require, run
 from appliance.sbom import components_of
 from appliance.sparse import raw_content_digest, sha256_of, sparse_copy
 from appliance.stages import BuildContext, Stage, replacing
+from appliance.standing import described
 from appliance.tree_entries import Entry, walk
 from appliance.vhd import write_vhd
 from appliance.vhdx import write_vhdx
@@ -85,7 +86,8 @@ def make(
     with replacing(output) as target, context.step(f"write {output.name}"):
         facts = maker(Job(form, raw, target, profile, platform, context))
     if form is OutputFormat.AMI:
-        _describe_ami(output, profile, platform)
+        with described(output):
+            _describe_ami(output, profile, platform)
     with context.step(f"describe {output.name}"):
         components = components_of(root)
         write_manifest(

@@ -29,6 +29,7 @@ from appliance.sbom import Component, Subject, cyclonedx, spdx
 from appliance.signing import sign
 from appliance.sparse import data_ranges
 from appliance.stages import replacing
+from appliance.standing import described
 
 SCHEMA = 1
 CHUNK_BYTES = 4 << 20
@@ -69,8 +70,21 @@ def write_manifest(
     """Write manifest, bills of materials, file list and signature beside a finished artefact.
 
     Returns the manifest's path. The same artefact and contents give the same bytes. An artefact may be a
-    directory: its digest is that of `appliance.cache.digest_tree`, its size that of all its files.
+    directory: its digest is that of `appliance.cache.digest_tree`, its size that of all its files. On any
+    failure or interruption the artefact goes as well.
     """
+    with described(artefact):
+        return _write_manifest(artefact, form, profile, platform, epoch, contents)
+
+
+def _write_manifest(
+    artefact: Path,
+    form: OutputFormat,
+    profile: Profile,
+    platform: PlatformData,
+    epoch: int,
+    contents: Contents,
+) -> Path:
     if artefact.is_dir():
         size, sha256, chunks = tree_size(artefact), digest_tree(artefact), list[str]()
     else:

@@ -11,10 +11,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from appliance.cache import Cache, JsonValue, digest_json, digest_tree
-from appliance.formats_contract import OutputFormat
+from appliance.cache import Cache, JsonValue, digest_json, digest_tree, remove_tree
+from appliance.formats_contract import SUFFIXES, OutputFormat
 from appliance.platform_data import PlatformData
 from appliance.profile import Profile
 from appliance.stages import replacing
@@ -60,14 +62,28 @@ def remember(target: Path, key: str, cache: Cache) -> None:
         partial.write_text(json.dumps({"key": key, "files": files}, indent=1, sort_keys=True) + "\n")
 
 
+@contextmanager
+def described(target: Path) -> Iterator[None]:
+    """Inside, what lies beside a new artefact is written; on any failure it all goes: who could verify it?"""
+    try:
+        yield
+    except BaseException:
+        for path in companions(target):
+            if path.is_dir() and not path.is_symlink():
+                remove_tree(path)
+            else:
+                path.unlink(missing_ok=True)
+        raise
+
+
 def companions(target: Path) -> list[Path]:
     """The artefact and every file beside it whose name begins with its own."""
-    # A disk for Amazon has its description beside it, which shares the name up to the last suffix.
-    described = target.with_suffix(".json")
+    own = {target}
+    if target.name.endswith(SUFFIXES[OutputFormat.AMI]):
+        # Its description shares the name up to the last suffix.
+        own.add(target.with_suffix(".json"))
     return sorted(
-        path
-        for path in target.parent.iterdir()
-        if path in (target, described) or path.name.startswith(f"{target.name}.")
+        path for path in target.parent.iterdir() if path in own or path.name.startswith(f"{target.name}.")
     )
 
 

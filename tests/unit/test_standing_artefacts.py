@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from appliance.cache import Cache
-from appliance.formats_contract import OutputFormat
+from appliance.formats_contract import OutputFormat, artefact_name
 from appliance.image import _make
 from appliance.platform_data import load_platform
 from appliance.profile import load_profile
@@ -24,13 +24,14 @@ KEY = artefact_key(OutputFormat.RAW, "a root", PROFILE, PLATFORM, 0)
 
 @pytest.fixture
 def written(tmp_path: Path) -> tuple[Path, Cache]:
-    target, cache = tmp_path / "out/box.raw", Cache(tmp_path / "cache")
+    target, cache = tmp_path / "out/box.ami.raw", Cache(tmp_path / "cache")
     target.parent.mkdir()
     target.write_bytes(b"disk")
     for suffix in (".manifest.json", ".cdx.json"):
-        (target.parent / f"box.raw{suffix}").write_text("{}")
-    (target.parent / "box.json").write_text("{}")
-    (target.parent / "box.rawhide").write_text("somebody else's")
+        (target.parent / f"box.ami.raw{suffix}").write_text("{}")
+    (target.parent / "box.ami.json").write_text("{}")
+    for name in ("box.ami.rawhide", "box.json"):
+        (target.parent / name).write_text("somebody else's")
     remember(target, KEY, cache)
     return target, cache
 
@@ -38,9 +39,12 @@ def written(tmp_path: Path) -> tuple[Path, Cache]:
 def test_what_nobody_touched_stands(written: tuple[Path, Cache]) -> None:
     target, cache = written
     assert [path.name for path in companions(target)] == [
-        "box.json", "box.raw", "box.raw.cdx.json", "box.raw.manifest.json",
+        "box.ami.json", "box.ami.raw", "box.ami.raw.cdx.json", "box.ami.raw.manifest.json",
     ]  # fmt: skip
-    (target.parent / "box.rawhide").unlink()
+    raw = target.with_name("box.raw")
+    raw.touch()
+    assert companions(raw) == [raw]
+    (target.parent / "box.ami.rawhide").unlink()
     assert still_stands(target, KEY, cache)
 
 
@@ -57,7 +61,7 @@ def replaced(path: Path) -> None:
     other.replace(path)
 
 
-@pytest.mark.parametrize("name", ["box.raw", "box.raw.manifest.json", "box.json"])
+@pytest.mark.parametrize("name", ["box.ami.raw", "box.ami.raw.manifest.json", "box.ami.json"])
 @pytest.mark.parametrize("change", [rewritten, replaced, Path.unlink])
 def test_what_was_touched_does_not(
     name: str, change: Callable[[Path], None], written: tuple[Path, Cache]
@@ -91,13 +95,40 @@ def test_a_file_inside_of_a_directory_counts(tmp_path: Path) -> None:
     assert not still_stands(target, KEY, cache)
 
 
-def test_a_second_build_writes_nothing(tmp_path: Path) -> None:
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
     root = tmp_path / "stages/root/0123/output/root"
     (root / "etc").mkdir(parents=True)
     (root / "etc/name").write_text("box")
     (root / "var/lib/dpkg").mkdir(parents=True)
     (root / "var/lib/dpkg/status").write_text("")
+    return root
 
+
+def test_an_interruption_while_it_is_described_leaves_nothing(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The artefact was complete, but nobody could have verified it; nor with the manifest of an older one."""
+
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    (tmp_path / "out").mkdir()
+    for older in ("manifest.json", "cdx.json"):
+        target = tmp_path / "out" / artefact_name(PROFILE, OutputFormat.TBZ)
+        target.with_name(f"{target.name}.{older}").write_text("{}")
+    monkeypatch.setattr("appliance.manifest.spdx", interrupted)
+    with (
+        pytest.raises(KeyboardInterrupt),
+        build_context(
+            "test", epoch=0, cache=Cache(tmp_path / "cache"), progress=Progress(silent=True)
+        ) as context,
+    ):
+        _make(OutputFormat.TBZ, root, PROFILE, PLATFORM, tmp_path / "out", context, None)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_second_build_writes_nothing(root: Path, tmp_path: Path) -> None:
     def build(*, cold: bool = False) -> tuple[int, int]:
         with build_context(
             "test", epoch=0, cache=Cache(tmp_path / "cache"), cold=cold, progress=Progress(silent=True)
