@@ -29,6 +29,7 @@ class Facts:
     skew: float | None
     database: ReplicaState
     database_answers: bool
+    database_starting: bool
     files: ReplicaState
     core_failed: bool
     disk_full: bool
@@ -70,7 +71,7 @@ def obstacles(facts: Facts) -> frozenset[Obstacle]:
         # copy, or a database that does not answer, keeps it from serving all the same.
         missing |= replicas & {Obstacle.SEEDING}
         if not facts.database_answers:
-            missing.add(Obstacle.REPLICA_BROKEN)
+            missing.add(Obstacle.DATABASE_STARTING if facts.database_starting else Obstacle.REPLICA_BROKEN)
     return frozenset(missing)
 
 

@@ -108,6 +108,12 @@ def _wins_election(view: View) -> bool:
     return may_promote(view) and (not peer.eligible or view.rank > peer.rank)
 
 
+def _peer_still_starts(view: View) -> bool:
+    """Whether the peer cannot say yet how new its data are: to come first now might be to lose them."""
+    peer = view.peer
+    return peer is not None and peer.role is Role.JOINING and Obstacle.DATABASE_STARTING in peer.obstacles
+
+
 def _both_signals_silent(view: View) -> bool:
     return view.link is Link.LOST and view.vrrp is Vrrp.MASTER
 
@@ -295,7 +301,7 @@ EDGES: tuple[Edge, ...] = (
     Edge(
         "first_master",
         _roles(Role.JOINING),
-        _wins_election,
+        lambda view: _wins_election(view) and not _peer_still_starts(view),
         Role.PROMOTING,
         (Action.NEW_EPOCH, Action.PROMOTE),
         "no node is master and this one comes first",

@@ -40,6 +40,8 @@ STEPPED_DOWN_SECONDS = 10.0
 STALL_SECONDS = 0.9
 SLOW_SECONDS = 2.0
 LONG_AWAY_SECONDS = 5.0
+# A database that recovers from a power loss may take so long; then the peer goes on without it.
+DATABASE_START_SECONDS = 60.0
 # An epoch cannot be written to a full disk, and a database does not go on with one.
 LEAST_FREE_BYTES = 16 << 20
 STEPS_AT_ONCE = 6
@@ -258,6 +260,7 @@ class Runtime:
             schema=self.pair.schema,
             skew=self.hearing.skew,
             database=self._database.state(),
+            database_starting=time.monotonic() - self.since < DATABASE_START_SECONDS,
             database_answers=self._database.heartbeat().get("answers") is not False,
             files=self._files.state(),
             core_failed=self.core.failed,

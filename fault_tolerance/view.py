@@ -74,6 +74,7 @@ class Obstacle(StrEnum):
     SERVICE_LINK_DOWN = "the interface of the shared addresses has no link"
     REPLICA_BROKEN = "database replication is broken"
     REPLICA_BEHIND = "the database replica is behind the peer"
+    DATABASE_STARTING = "the database has not answered yet, so it is not known how new its data are"
     SEEDING = "the database is being copied from the peer"
     PEER_NEWER = "the peer holds newer data and is not the one that asks"
     MAINTENANCE = "maintenance was declared on this node"

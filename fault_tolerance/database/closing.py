@@ -8,6 +8,7 @@ from pathlib import Path
 
 from daemon.errors import CentralinoError, CommandFailedError, UnavailableError
 from daemon.run import run
+from fault_tolerance.database.gtid import parse
 from fault_tolerance.database.look import look
 from fault_tolerance.database.session import REPLICA_USER, Session, session
 
@@ -66,6 +67,18 @@ def wait_for_nobody(own: Session) -> None:
         PULSE,
         f"SET GLOBAL rpl_semi_sync_master_timeout = {CONFIRMATION_MILLISECONDS}",
     )
+
+
+def begin_log_anew(own: Session) -> None:
+    """Have the log of changes begin here if it lacks what the data hold.
+
+    A slave writes it lazily: after a power loss its end may be gone, while the data are whole. A master with
+    such a log would be taken for one that knows less than its peer, and give it a copy again and again.
+    """
+    logged = parse(own.text("SELECT @@gtid_binlog_state"))
+    held = logged.joined(parse(own.text("SELECT @@gtid_slave_pos")))
+    if not logged.includes(held):
+        own.do("RESET MASTER", f"SET GLOBAL gtid_binlog_state = '{held}'")
 
 
 def shut(own: Session, deadline: float) -> None:

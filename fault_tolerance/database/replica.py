@@ -20,7 +20,16 @@ from daemon.files import ensure_directory
 from daemon.run import run
 from fault_tolerance.contracts import Channel, PeerChannel, Progress, ReplicaState
 from fault_tolerance.database import serve, settings
-from fault_tolerance.database.closing import DURABLE, LAZY, PULSE, drain, fence, shut, wait_for_nobody
+from fault_tolerance.database.closing import (
+    DURABLE,
+    LAZY,
+    PULSE,
+    begin_log_anew,
+    drain,
+    fence,
+    shut,
+    wait_for_nobody,
+)
 from fault_tolerance.database.evidence import Evidence, export
 from fault_tolerance.database.forward import Forward
 from fault_tolerance.database.gtid import Comparison, GtidState, classify, parse
@@ -252,6 +261,7 @@ class MariaDb:
         """Apply what was received, then allow writes, unless the aim is another one by then."""
         finish(self._seeding, own)
         drain(own, deadline)
+        begin_log_anew(own)
         own.do(
             f"SET GLOBAL server_id = {self._server.number}",
             "SET GLOBAL rpl_semi_sync_slave_enabled = OFF",

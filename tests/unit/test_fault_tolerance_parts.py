@@ -64,6 +64,7 @@ FOLLOWING = Facts(
     skew=0.01,
     database=ReplicaState(),
     database_answers=True,
+    database_starting=False,
     files=ReplicaState(),
     core_failed=False,
     disk_full=False,
@@ -181,6 +182,8 @@ def test_who_follows_nobody_need_not_replicate_but_must_have_a_whole_database() 
     broken = ReplicaState(frozenset({Obstacle.REPLICA_BROKEN}))
     assert obstacles(replace(alone, database=broken)) == frozenset()
     assert obstacles(replace(alone, database_answers=False)) == {Obstacle.REPLICA_BROKEN}
+    starting = replace(alone, database_answers=False, database_starting=True)
+    assert obstacles(starting) == {Obstacle.DATABASE_STARTING}
     half = ReplicaState(frozenset({Obstacle.SEEDING}))
     assert obstacles(replace(alone, database=half)) == {Obstacle.SEEDING}
 

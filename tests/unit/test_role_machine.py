@@ -138,6 +138,14 @@ def test_joint_boot_ends_with_one_master() -> None:
     assert name(other) is None
 
 
+def test_who_knows_his_data_waits_for_a_peer_whose_database_still_starts() -> None:
+    early = View(Role.JOINING, 2, HIGH, link=Link.UP, peer=Peer(Role.JOINING, 2, Rank(2, 0, 1)))
+    starting = replace(early.peer, obstacles=frozenset({Obstacle.DATABASE_STARTING}))  # type: ignore[type-var]
+    assert name(replace(early, peer=starting, rank=Rank(2, 10, 2))) is None
+    broken = replace(starting, obstacles=frozenset({Obstacle.REPLICA_BROKEN}))
+    assert name(replace(early, peer=broken, rank=Rank(2, 10, 2))) == "first_master"
+
+
 def test_the_node_with_newer_data_wins_whatever_its_priority() -> None:
     newer = View(Role.JOINING, 3, Rank(3, 50, 1), link=Link.UP, peer=Peer(Role.JOINING, 2, Rank(2, 90, 2)))
     assert name(newer) == "first_master"
