@@ -20,9 +20,13 @@ _FINGERPRINT = re.compile(r"[0-9A-F]{64}")
 
 
 def export(store: Store) -> JsonObject:
-    """What `adopt` takes. Raises UnavailableError while a certificate is being replaced."""
-    state = store.state
-    sets = {source: store.get(name) for source, name in state.newest.items() if name}
+    """What `adopt` takes. Raises UnavailableError while a certificate is being replaced.
+
+    Of the source that is served, what is served counts: a newer one of it has still to prove itself here.
+    """
+    state, served = store.state, store.served()
+    names = dict(state.newest) | ({} if served is None else {served.source.value: served.name})
+    sets = {source: store.get(name) for source, name in names.items() if name}
     if state.trial or None in sets.values():
         raise UnavailableError("a certificate is being replaced at this moment", "try again")
     return {

@@ -452,6 +452,22 @@ def test_the_slave_has_what_its_master_has_and_goes_on_renewing_it(
     assert slave.certificates.store.accounts().keys() == account.keys()
 
 
+def test_only_what_has_proven_itself_here_goes_to_the_slave(box: Box) -> None:
+    box.set("domain", fqdn=NAME)
+    box.upload(*reversed(box.authority.issue([NAME])))
+    before = export(box.certificates.store)
+    chain, key = box.authority.issue([NAME])
+    facts = ask_here(Verb.DESCRIBE, chain=chain)["facts"]
+    made = box.certificates.keep(CertificateSource.UPLOADED, {"chain": chain, "key": key, "facts": facts})
+    box.certificates.store.set_newest(CertificateSource.UPLOADED, made.name)
+    assert export(box.certificates.store) == before
+    box.certificates.store.begin(made.name)
+    with pytest.raises(UnavailableError):
+        export(box.certificates.store)
+    box.certificates.store.keep()
+    assert export(box.certificates.store) != before
+
+
 def test_damaged_material_of_the_peer_changes_nothing(tmp_path: Path, box: Box) -> None:
     slave = Box(tmp_path / "slave")
     before = export(slave.certificates.store)
