@@ -66,7 +66,7 @@ class NoNewCalls:
         the seconds waited. Calls that cannot be counted are waited for."""
         began = time.monotonic()
         while (waited := time.monotonic() - began) < seconds:
-            calls = self._count()
+            calls = self.count()
             if calls == 0:
                 break
             if calls is not None:
@@ -74,7 +74,8 @@ class NoNewCalls:
             self._ended.wait(POLL_SECONDS)
         return time.monotonic() - began
 
-    def _count(self) -> int | None:
+    def count(self) -> int | None:
+        """Calls that are up, None if nobody can tell."""
         deadline = Deadline(LIMIT_SECONDS)
         try:
             self._counting.connect(deadline)

@@ -185,9 +185,9 @@ class PairJobs:
 
         With `drain_seconds` new calls are refused from the beginning to the end, also to that of a rollback.
         """
-        self.check_switch()
+        calls = self.check_switch().get("calls")
         if drain_seconds <= 0:
-            return self._hand_over(progress)
+            return self._hand_over(calls, progress)
         with NoNewCalls(self._places.secrets / AMI_SECRET) as closed:
 
             def say(calls: int, left: float) -> None:
@@ -196,14 +196,15 @@ class PairJobs:
 
             waited = closed.wait(drain_seconds, say)
             self.check_switch()
-            moved = self._hand_over(progress)
+            moved = self._hand_over(closed.count(), progress)
             return {
                 **moved,
                 "waited_for_calls_seconds": round(waited, 1),
                 "calls_refused": closed.refused,
             }
 
-    def _hand_over(self, progress: Progress) -> JsonObject:
+    def _hand_over(self, calls: object, progress: Progress) -> JsonObject:
+        """`calls` are those that end by it, None if nobody can tell."""
         progress(0.6, "handing over")
         began = time.monotonic()
         self._link.ask("wish", wish="slave", forced=False)
@@ -221,7 +222,7 @@ class PairJobs:
                     "seconds": round(now, 2),
                     "waited_for_calls_seconds": 0.0,
                     "calls_refused": 0,
-                    "calls_ended": status.get("calls") or 0,
+                    "calls_ended": calls,
                 }
             if silent is not None and role == "master":
                 raise ApplyFailedError(
