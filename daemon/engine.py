@@ -7,6 +7,7 @@ disk. Each step is first written to the store's head (the intent journal), so af
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -270,6 +271,10 @@ class Engine:
             elif intent.phase is Phase.UNCONFIRMED and intent.boot == self._clock.boot() != "":
                 self._settings = self._settings_of(intent.revision, head.current)
                 self._start_timer(min(intent.deadline - self._clock.seconds(), LONGEST_CONFIRM_SECONDS))
+                # The daemon may have died before it could look.
+                self._guard(lambda guard: guard.trial_resumes())
+                with contextlib.suppress(_ReturnedError):
+                    self._return_if_troubled(intent, self._settings)
             elif intent.phase is Phase.UNCONFIRMED:
                 self._return(intent, "was not confirmed before the reboot")
             elif intent.phase is Phase.APPLYING:

@@ -102,7 +102,7 @@ class Subsystem(Protocol):
 
 @runtime_checkable
 class Guard(Protocol):
-    """A subsystem that also watches over a change which waits for confirm (all three are optional as one).
+    """A subsystem that also watches over a change which waits for confirm (all four are optional as one).
 
     The engine calls them in the order begins, trouble, ends, whatever subsystems the change belongs to; one
     that raises is logged and ignored.
@@ -110,6 +110,10 @@ class Guard(Protocol):
 
     def trial_begins(self, changes: Sequence[Change], old: Settings, seconds: int) -> None:
         """A change is about to be carried out and will wait `seconds` for confirm: remember what was true."""
+        ...
+
+    def trial_resumes(self) -> None:
+        """The daemon was restarted while a change waits: recall what was true; `trial_trouble` follows."""
         ...
 
     def trial_trouble(self, new: Settings) -> str | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 Address = IPv4Address | IPv6Address
 
+SSH_PORT = 22
 TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 ESTABLISHED = "01"
 
@@ -31,8 +32,8 @@ class Traffic:
     repeats: int
 
 
-def sessions(port: int, tables: tuple[Path, ...] = TABLES) -> dict[Session, Traffic]:
-    """Every established connection to our `port` that does not come from the box itself."""
+def sessions(tables: tuple[Path, ...] = TABLES) -> dict[Session, Traffic]:
+    """Every established connection to our SSH port that does not come from the box itself."""
     found: dict[Session, Traffic] = {}
     for table in tables:
         try:
@@ -45,7 +46,7 @@ def sessions(port: int, tables: tuple[Path, ...] = TABLES) -> dict[Session, Traf
                 continue
             local, local_port = _end(words[1])
             peer, peer_port = _end(words[2])
-            if local_port == port and not peer.is_loopback and peer != local:
+            if local_port == SSH_PORT and not peer.is_loopback and peer != local:
                 queued = int(words[4].partition(":")[0], 16)
                 found[Session(local, peer, peer_port)] = Traffic(queued, int(words[6], 16))
     return found

@@ -148,6 +148,10 @@ class Network:
             ours = any(change.subsystem == self.name for change in changes)
             self._trial.begin(old, seconds, checkpoint=ours)
 
+    def trial_resumes(self) -> None:
+        """The daemon was restarted within the trial."""
+        self._on_trial = self._places.is_live and self._trial.resume()
+
     def trial_trouble(self, new: Settings) -> str | None:
         """Why the box must return at once."""
         return self._trial.trouble(new) if self._on_trial and self._places.is_live else None

@@ -15,9 +15,9 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
 from daemon import dns
-from daemon.errors import CentralinoError, StorageError, UnavailableError
-from daemon.files import read_text, remove_file, write_file
+from daemon.errors import CentralinoError, UnavailableError
 from daemon.network import netlink, wire
+from daemon.network.before import Before, Gateway, forget, remembered
 from daemon.network.manager import Manager
 from daemon.network.sessions import Session, Traffic, sessions
 from daemon.network.truth import LIMIT_SECONDS, Link, Truth
@@ -26,7 +26,7 @@ from daemon.settings.network import NetworkSection
 
 Address = IPv4Address | IPv6Address
 
-CHECKPOINT_FILE = "network-checkpoint"
+BEFORE_FILE = "network-trial.json"
 CHECKPOINT_MARGIN_SECONDS = 30
 GATEWAY_LIMIT_SECONDS = 5.0
 GATEWAY_ATTEMPTS = 10
@@ -39,9 +39,6 @@ POLL_SECONDS = 0.05
 LOST_AFTER_REPEATS = 3
 
 log = logging.getLogger(__name__)
-
-Gateway = tuple[str, Address]
-"""The interface that it is reached through, and its address."""
 
 
 class Trial:
@@ -57,12 +54,9 @@ class Trial:
         """`peer_trouble` says why a pair is cut in two, None where it is not or where there is no pair."""
         self._manager = manager
         self._look = look
-        self._file = run_directory / CHECKPOINT_FILE
+        self._file = run_directory / BEFORE_FILE
         self._peer_trouble = peer_trouble
-        self._silent_gateways: set[Gateway] = set()
-        self._silent_servers: set[Address] = set()
-        self._ways: dict[Session, int | None] = {}
-        self._peer_was_lost = False
+        self._before = Before()
 
     def begin(self, old: Settings, seconds: int, *, checkpoint: bool) -> None:
         """Remember what was true, and with `checkpoint` have NetworkManager remember it too.
@@ -71,19 +65,30 @@ class Trial:
         """
         truth = self._look(LIMIT_SECONDS)
         gateways = list(_gateways(old.network, truth))
-        self._silent_gateways = set(gateways) - _answering(gateways, truth, BEFORE_LIMIT_SECONDS)
-        self._silent_servers = {
-            server for server in old.network.dns.servers if not _serves(server, "", BEFORE_LIMIT_SECONDS)
-        }
-        self._ways = {session: _way(session) for session in sessions(old.console.ssh_port)}
-        self._peer_was_lost = self._peer_trouble() is not None
-        if not checkpoint:
-            return
+        self._before = Before(
+            frozenset(gateways) - _answering(gateways, truth, BEFORE_LIMIT_SECONDS),
+            frozenset(
+                server for server in old.network.dns.servers if not _serves(server, "", BEFORE_LIMIT_SECONDS)
+            ),
+            {session: _way(session) for session in sessions()},
+            self._peer_trouble() is not None,
+            self._checkpoint(seconds) if checkpoint else "",
+        )
+        self._before.keep(self._file)
+
+    def resume(self) -> bool:
+        """After a restart of the daemon: whether it is known what was true before the change."""
+        before = remembered(self._file)
+        if before is not None:
+            self._before = before
+        return before is not None
+
+    def _checkpoint(self, seconds: int) -> str:
         try:
-            path = self._manager.create_checkpoint(seconds + CHECKPOINT_MARGIN_SECONDS)
-            write_file(self._file, f"{path}\n", mode=0o600)
-        except (UnavailableError, StorageError) as error:
+            return self._manager.create_checkpoint(seconds + CHECKPOINT_MARGIN_SECONDS)
+        except UnavailableError as error:
             log.warning("NetworkManager keeps no checkpoint, our own return has to do: %s", error)
+            return ""
 
     def trouble(self, new: Settings) -> str | None:
         """Why the box must return at once, None if it need not. Waits only for what does not answer."""
@@ -94,17 +99,18 @@ class Trial:
 
     def end(self) -> None:
         """Let NetworkManager forget; nothing if it need not."""
-        path = (read_text(self._file) or "").strip()
-        if not path:
-            return
+        before = remembered(self._file)
         try:
-            self._manager.destroy_checkpoint(path)
+            if before is not None and before.checkpoint:
+                self._manager.destroy_checkpoint(before.checkpoint)
         finally:
-            remove_file(self._file)
+            forget(self._file)
 
     def _gateway(self, new: Settings) -> str | None:
         truth = self._look(LIMIT_SECONDS)
-        wanted = [entry for entry in _gateways(new.network, truth) if entry not in self._silent_gateways]
+        wanted = [
+            entry for entry in _gateways(new.network, truth) if entry not in self._before.silent_gateways
+        ]
         missing = set(wanted) - _answering(wanted, truth, GATEWAY_LIMIT_SECONDS, GATEWAY_ATTEMPTS)
         if not missing:
             return None
@@ -112,7 +118,7 @@ class Trial:
         return f"the gateway {gateway} does not answer on {interface}"
 
     def _name_servers(self, new: Settings) -> str | None:
-        servers = [server for server in new.network.dns.servers if server not in self._silent_servers]
+        servers = [server for server in new.network.dns.servers if server not in self._before.silent_servers]
         if not servers:
             return None
         limit = NAME_SERVER_LIMIT_SECONDS / len(servers)
@@ -120,17 +126,17 @@ class Trial:
             return None
         return f"no name server answers ({', '.join(str(server) for server in servers)})"
 
-    def _session(self, new: Settings) -> str | None:
+    def _session(self, _new: Settings) -> str | None:
         """Sessions to an address that the box still has must live; others end by the admin's own wish."""
         own = {address.ip for link in self._look(LIMIT_SECONDS).links.values() for address in link.addresses}
-        kept = {session: way for session, way in self._ways.items() if session.local in own}
+        kept = {session: way for session, way in self._before.ways.items() if session.local in own}
         for session, way in kept.items():
             now = _way(session)
             if now is None or now != way:
                 return f"the way back to the SSH session from {session.peer} has changed"
         ends = time.monotonic() + SESSION_LIMIT_SECONDS
         while kept:
-            seen = sessions(new.console.ssh_port)
+            seen = sessions()
             lost = [session for session in kept if _is_lost(seen.get(session))]
             if lost:
                 return f"the SSH session from {lost[0].peer} does not answer any more"
@@ -143,7 +149,7 @@ class Trial:
     def _peer(self, _new: Settings) -> str | None:
         """A link that the change interrupts is dialled anew; it gets the time for that."""
         ends = time.monotonic() + PEER_LIMIT_SECONDS
-        while not self._peer_was_lost and (reason := self._peer_trouble()):
+        while not self._before.peer_was_lost and (reason := self._peer_trouble()):
             if time.monotonic() > ends:
                 return reason
             time.sleep(POLL_SECONDS)

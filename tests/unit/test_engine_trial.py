@@ -45,6 +45,9 @@ class Name:
     def trial_begins(self, changes: Sequence[Change], old: Settings, seconds: int) -> None:
         self.log.append(f"begins with {len(changes)} for {seconds}")
 
+    def trial_resumes(self) -> None:
+        self.log.append("resumes")
+
     def trial_trouble(self, new: Settings) -> str | None:
         if self.broken:
             raise OSError("the check itself is broken")
@@ -117,3 +120,22 @@ def test_whoever_declines_need_not_wait_for_the_deadline(engine: Engine, name: N
     assert engine.return_now("was taken back by admin") == 2
     assert (name.hostname, engine.pending()) == ("centralino", None)
     assert engine.history(1)[0].reason == "was taken back by admin"
+
+
+@pytest.mark.parametrize("trouble", [None, "the gateway 192.0.2.1 does not answer on eth0"])
+def test_a_daemon_that_restarts_within_the_trial_looks_again(
+    tmp_path: Path, engine: Engine, name: Name, trouble: str | None
+) -> None:
+    engine.apply(document("pbx1"), confirm_seconds=3600)
+    engine.stop()
+    name.log.clear()
+    name.trouble = trouble
+    again = Engine(RevisionStore(tmp_path / "revisions"), [name], clock=Clock(tmp_path / "run" / "boot"))
+    again.start()
+    again.stop()
+    assert name.log[:2] == ["resumes", "looks"]
+    if trouble is None:
+        assert again.pending() is not None
+    else:
+        assert (again.pending(), name.hostname) == (None, "centralino")
+        assert again.history(1)[0].reason == f"was not kept: {trouble}"

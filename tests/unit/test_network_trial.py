@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from daemon.network import trial as trial_module
+from daemon.network.before import Gateway
 from daemon.network.checks import check_pair
 from daemon.network.manager import Manager
 from daemon.network.sessions import Session, Traffic, sessions
-from daemon.network.trial import Gateway, Trial
+from daemon.network.trial import Trial
 from daemon.network.truth import Link, Truth
 from daemon.settings import Settings
 
@@ -40,7 +41,7 @@ def test_only_established_sessions_from_elsewhere_count(tmp_path: Path) -> None:
     four, six = tmp_path / "tcp", tmp_path / "tcp6"
     four.write_text(TABLE4)
     six.write_text(TABLE6)
-    assert sessions(22, (four, six, tmp_path / "none")) == {
+    assert sessions((four, six, tmp_path / "none")) == {
         DESK: Traffic(0x24, 2),
         Session(ip_address("2001:db8::1"), ip_address("2001:db8::2"), 54321): Traffic(0, 0),
         # An IPv4 peer of a socket that listens on both families.
@@ -58,7 +59,7 @@ class World:
         self.way: int | None = 2
         monkeypatch.setattr(trial_module, "_answering", lambda gateways, *_: self.answering & set(gateways))
         monkeypatch.setattr(trial_module, "_serves", lambda server, *_: server in self.serving)
-        monkeypatch.setattr(trial_module, "sessions", lambda _port: dict(self.sessions))
+        monkeypatch.setattr(trial_module, "sessions", lambda: dict(self.sessions))
         monkeypatch.setattr(trial_module, "_way", lambda _session: self.way)
 
 
@@ -126,13 +127,50 @@ def test_a_session_to_an_address_that_the_admin_gave_up_is_no_trouble(world: Wor
 
 
 def test_a_peer_that_is_seen_no_more_is_trouble_unless_it_was_not_seen_before(
-    world: World, tmp_path: Path
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("daemon.network.trial.PEER_LIMIT_SECONDS", 0.0)
     peer: list[str | None] = [None]
     trial = begun(tmp_path, settings(), peer)
     peer[0] = "the peer is not seen any more"
     assert trial.trouble(settings()) == "the peer is not seen any more"
     assert begun(tmp_path, settings(), peer).trouble(settings()) is None
+
+
+def test_a_link_to_the_peer_that_is_dialled_anew_is_waited_for(world: World, tmp_path: Path) -> None:
+    class Returning(list[str | None]):
+        """Seen, then twice not, then again."""
+
+        def __getitem__(self, _index: object) -> str | None:  # type: ignore[override]
+            return self.pop() if len(self) > 1 else None
+
+    peer = Returning([None, "not yet", "the link broke", None])
+    assert begun(tmp_path, settings(), peer).trouble(settings()) is None
+    assert len(peer) == 1
+
+
+def test_a_daemon_that_restarts_judges_by_what_was_true_before(world: World, tmp_path: Path) -> None:
+    world.answering = set()
+    begun(tmp_path, settings(dns={"servers": ["10.77.0.54"]}), ["the peer is not seen"])
+
+    def restarted() -> Trial:
+        made = Trial(Manager(), lambda _limit: TRUTH, tmp_path, lambda: "the peer is not seen")
+        assert made.resume()
+        return made
+
+    assert restarted().trouble(settings(dns={"servers": ["10.77.0.54"]})) is None
+    world.way = 3
+    assert restarted().trouble(settings()) == "the way back to the SSH session from 10.77.0.101 has changed"
+    restarted().end()
+    assert not Trial(Manager(), lambda _limit: TRUTH, tmp_path, lambda: None).resume()
+
+
+@pytest.mark.parametrize("text", ["", "no JSON", "{}", '{"silent_gateways": 3}'])
+def test_a_damaged_memory_judges_nothing(world: World, tmp_path: Path, text: str) -> None:
+    trial = begun(tmp_path, settings())
+    (tmp_path / "network-trial.json").write_text(text)
+    assert not trial.resume()
+    trial.end()
 
 
 def pair(interface: dict[str, object]) -> Settings:
@@ -149,7 +187,7 @@ def pair(interface: dict[str, object]) -> Settings:
 
 
 def test_a_pair_keeps_what_it_lives_by() -> None:
-    fine = {"ipv4": "static", "ipv6": "off", "addresses": ["10.77.0.11/24"]}
+    fine: dict[str, object] = {"ipv4": "static", "ipv6": "off", "addresses": ["10.77.0.11/24"]}
     assert check_pair(pair(fine)) == []
     assert check_pair(Settings()) == []
     down = check_pair(pair({**fine, "enabled": False}))
