@@ -10,7 +10,7 @@ import json
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
-from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface
+from ipaddress import IPv4Interface, IPv6Interface, ip_interface
 from pathlib import Path
 
 from daemon.errors import CentralinoError, ConflictError, Problem
@@ -72,8 +72,10 @@ class FaultToleranceSubsystem:
                     "remove them, or use mode standard",
                 )
             )
-        problems += self._cuts(settings)
-        names = {row.name for row in netlink.links(LOOK_LIMIT_SECONDS)}
+        rows = {row.index: row.name for row in netlink.links(LOOK_LIMIT_SECONDS)}
+        names = set(rows.values())
+        where = {str(row.address): rows.get(row.index, "") for row in netlink.addresses(LOOK_LIMIT_SECONDS)}
+        problems += cuts(settings, _table_of(read_text(self._file)), where)
         for number, shared in enumerate(section.shared_addresses):
             path = f"fault_tolerance.shared_addresses.{number}"
             if shared.interface not in names:
@@ -86,37 +88,6 @@ class FaultToleranceSubsystem:
                         f"{path}.address",
                         f"this node has no address of {shared.address.network} on {shared.interface}",
                         "give it one: centralino network set",
-                    )
-                )
-        return problems
-
-    def _cuts(self, settings: Settings) -> list[Problem]:
-        """Own addresses that the peer knows this node by, and that the new settings take away.
-
-        Only what the settings name can be judged; an end of the peer link may move if the same change says
-        where to (`management_address`)."""
-        section = settings.fault_tolerance
-        standing = _table_of(read_text(self._file))
-        if not section.enabled or not standing:
-            return []
-        named = settings.network.interfaces
-        kept = {str(a.ip) for entry in named.values() if entry.enabled for a in entry.addresses}
-        own = str(section.management_address or standing.get("own"))
-        held = {row.address: row.index for row in netlink.addresses(LOOK_LIMIT_SECONDS)}
-        names = {row.index: row.name for row in netlink.links(LOOK_LIMIT_SECONDS)}
-        problems = []
-        for address, remedy in (
-            (own, "name the new one in the same change (fault_tolerance.management_address)"),
-            (str(standing.get("own_service")), "dissolve the pair first: centralino fault-tolerance unpair"),
-        ):
-            interface = names.get(held.get(ip_address(address), 0), "")
-            entry = named.get(interface)
-            if entry is not None and entry.addresses and address not in kept:
-                problems.append(
-                    Problem(
-                        f"network.interfaces.{interface}.addresses",
-                        f"{address} goes away, by which the peer knows this node; that cuts the pair",
-                        f"keep it beside the new one, or {remedy}",
                     )
                 )
         return problems
@@ -234,6 +205,35 @@ class FaultToleranceSubsystem:
             "service_address": None if service is None else str(service),
             "fault_tolerance": table,
         }
+
+
+def cuts(settings: Settings, standing: JsonObject, where: Mapping[str, str]) -> list[Problem]:
+    """Own addresses that the peer knows this node by, and that the new settings take away.
+
+    `standing` is the pair.json in force, `where` address to interface as it is now. Only interfaces that the
+    settings name can be judged. An end of the peer link may move if the same change says where to
+    (`management_address`); the address for VRRP may not, for the peer's own settings name it.
+    """
+    section, named = settings.fault_tolerance, settings.network.interfaces
+    if not section.enabled or not standing:
+        return []
+    kept = {str(a.ip) for entry in named.values() if entry.enabled for a in entry.addresses}
+    own, service = str(section.management_address or standing["own"]), str(standing["own_service"])
+    problems = []
+    for address, remedy in {
+        own: "name the new one in the same change (fault_tolerance.management_address)",
+        service: "dissolve the pair first: centralino fault-tolerance unpair",
+    }.items():
+        interface = where.get(address, "")
+        if interface in named and named[interface].addresses and address not in kept:
+            problems.append(
+                Problem(
+                    f"network.interfaces.{interface}.addresses",
+                    f"{address} goes away, by which the peer knows this node; that cuts the pair",
+                    f"keep it beside the new one, or {remedy}",
+                )
+            )
+    return problems
 
 
 def _table_of(text: str | None) -> JsonObject:
