@@ -28,6 +28,8 @@ def build(settings: Settings, *, session: tuple[Network, ...] = ()) -> Policy:
     )
     return Policy(
         mode=Mode(settings.mode.mode.value),
+        media=(settings.media.rtp_first_port, settings.media.rtp_last_port),
+        relay=(settings.media.relay_first_port, settings.media.relay_last_port),
         local=local,
         trusted=section.trusted_networks,
         management=section.management_networks or default_management(settings, local),

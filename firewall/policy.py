@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
 
-from firewall.ports import Mode, Service, Zone
+from firewall.ports import MEDIA, TURN_RELAY, Mode, Service, Zone
 
 Network = IPv4Network | IPv6Network
 
@@ -47,15 +47,17 @@ class ShieldLimits:
 class Policy:
     """Input of `render`.
 
-    `local`, `trusted` and `management` are zones (see `firewall.ports.Zone`), `peer` the other node's
-    addresses, `extra` services that the administrator opened, each with the networks that may use it (none:
-    everybody). `blocklist` is the long list of blocked networks, as text. `interfaces` names the zone of
-    interfaces that are not `local`. `session` are the addresses of whoever applies this policy now: they
-    keep SSH for `session_seconds`.
+    `media` and `relay` are the first and last UDP port of audio and of the TURN relay. `local`, `trusted` and
+    `management` are zones (see `firewall.ports.Zone`), `peer` the other node's addresses, `extra` services
+    that the administrator opened, each with the networks that may use it (none: everybody). `blocklist` is the
+    long list of blocked networks, as text. `interfaces` names the zone of interfaces that are not `local`.
+    `session` are the addresses of whoever applies this policy now: they keep SSH for `session_seconds`.
     """
 
     mode: Mode
     open_sip: bool = True
+    media: tuple[int, int] = (MEDIA.first, MEDIA.last)
+    relay: tuple[int, int] = (TURN_RELAY.first, TURN_RELAY.last)
     local: tuple[Network, ...] = PRIVATE_NETWORKS
     trusted: tuple[Network, ...] = ()
     management: tuple[Network, ...] = ()

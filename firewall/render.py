@@ -14,7 +14,7 @@ from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 
 from firewall.policy import Network, Policy, TimedNetwork, apart, family
-from firewall.ports import Guard, Protocol, Service, Zone, services
+from firewall.ports import MEDIA, TURN_RELAY, Guard, Protocol, Service, Zone, services
 
 Address = IPv4Address | IPv6Address
 
@@ -274,7 +274,7 @@ def _open(policy: Policy) -> Iterator[str]:
         yield f"open {ip} saddr @trusted{version} goto open_trusted"
         yield f"open {ip} saddr @allowed{version} goto open_trusted"
         yield f"open iifname != @public_interfaces {ip} saddr @local{version} jump open_local"
-    for service in services(policy.mode, Zone.PUBLIC):
+    for service in _services(policy, Zone.PUBLIC):
         yield from _admit(policy, service, "open")
     for service, networks in policy.extra:
         if not networks:
@@ -283,10 +283,18 @@ def _open(policy: Policy) -> Iterator[str]:
             members = ", ".join(str(network) for network in family(networks, version))
             if members:
                 yield from _admit(policy, service, f"open {ip} saddr {{ {members} }}")
-    for service in services(policy.mode, Zone.LOCAL):
+    for service in _services(policy, Zone.LOCAL):
         yield from _admit(policy, service, "open_local")
-    for service in services(policy.mode, Zone.TRUSTED):
+    for service in _services(policy, Zone.TRUSTED):
         yield from _admit(policy, service, "open_trusted")
+
+
+def _services(policy: Policy, zone: Zone) -> Iterator[Service]:
+    """Those of the tables, with the ranges that the settings moved."""
+    moved = {MEDIA: policy.media, TURN_RELAY: policy.relay}
+    for service in services(policy.mode, zone):
+        first, last = moved.get(service, (service.first, service.last))
+        yield replace(service, first=first, last=last)
 
 
 def _admit(policy: Policy, service: Service, where: str) -> Iterator[str]:

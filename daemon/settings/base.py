@@ -84,6 +84,7 @@ WebAddress = Annotated[
 Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Line = Annotated[str, StringConstraints(max_length=200)]
 Port = Annotated[int, Field(ge=1, le=65535)]
+HighPort = Annotated[int, Field(ge=1024, le=65535)]
 Seconds = Annotated[int, Field(ge=0, le=86400)]
 TimeOfDay = Annotated[str, StringConstraints(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")]
 

@@ -10,11 +10,11 @@ from daemon.errors import Problem
 from daemon.settings.base import (
     Address,
     DomainName,
+    HighPort,
     Line,
     MailAddress,
     Network,
     Part,
-    Port,
     QualifiedDomainName,
     Scope,
     Seconds,
@@ -136,7 +136,6 @@ class Web(Section):
 
     scope: ClassVar[Scope] = Scope.CLUSTER
 
-    https_port: Port = Field(default=443, description="Port of HTTPS.")
     redirect_http: bool = Field(default=True, description="Answer on port 80 with a redirect to HTTPS.")
     minimum_tls: TlsFloor = Field(default=TlsFloor.TLS_1_2, description="Oldest TLS version that is served.")
     session_seconds: Annotated[int, Field(ge=300, le=86400)] = Field(
@@ -151,22 +150,24 @@ class Console(Section):
 
     menu: bool = Field(default=True, description="Show the menu on the first terminal.")
     banner: Line = Field(default="", description="Line shown before login.")
-    ssh_port: Port = Field(default=22, description="Port of SSH.")
     ssh_passwords: bool = Field(default=True, description="Whether SSH accepts passwords besides keys.")
     idle_seconds: Seconds = Field(
         default=900, description="Idle seconds after which a login ends; 0 is never."
     )
 
 
+SIGNALLING_PORTS = (3478, *range(5060, 5064), 5070, 5071)
+
+
 class Media(Section):
-    """Ports for audio and the TURN relay (S-NW-03)."""
+    """Ports for audio and the TURN relay (S-NW-03); Asterisk, TURN and firewall follow them."""
 
     scope: ClassVar[Scope] = Scope.CLUSTER
 
-    rtp_first_port: Port = Field(default=10000, description="First UDP port for RTP.")
-    rtp_last_port: Port = Field(default=20000, description="Last UDP port for RTP.")
-    relay_first_port: Port = Field(default=20001, description="First UDP port of the TURN relay.")
-    relay_last_port: Port = Field(default=30000, description="Last UDP port of the TURN relay.")
+    rtp_first_port: HighPort = Field(default=10000, description="First UDP port for RTP.")
+    rtp_last_port: HighPort = Field(default=20000, description="Last UDP port for RTP.")
+    relay_first_port: HighPort = Field(default=20001, description="First UDP port of the TURN relay.")
+    relay_last_port: HighPort = Field(default=30000, description="Last UDP port of the TURN relay.")
     turn_secret: SecretName = Field(
         default="turn", description="Name of the secret that signs TURN credentials."
     )
@@ -174,8 +175,13 @@ class Media(Section):
     def problems(self) -> Iterator[Problem]:
         """Ranges are ordered and apart."""
         for kind in ("rtp", "relay"):
-            if getattr(self, f"{kind}_first_port") > getattr(self, f"{kind}_last_port"):
+            first, last = getattr(self, f"{kind}_first_port"), getattr(self, f"{kind}_last_port")
+            if first > last:
                 yield Problem(f"{kind}_last_port", "is below the first port", "exchange the two")
+            if taken := [port for port in SIGNALLING_PORTS if first <= port <= last]:
+                yield Problem(
+                    f"{kind}_first_port", f"the range holds port {taken[0]} of SIP or TURN", "move the range"
+                )
         if self.rtp_first_port <= self.relay_last_port and self.relay_first_port <= self.rtp_last_port:
             yield Problem(
                 "relay_first_port", "the relay's ports overlap those of RTP", "move one of the ranges"

@@ -274,11 +274,11 @@ def test_confirm_and_return_over_the_bus(client: Client) -> None:
 
 
 def test_a_refused_document_names_every_problem_in_plan_and_job(client: Client) -> None:
-    document = json.dumps({"node": {"hostname": "; reboot", "x": 1}, "web": {"https_port": 0}})
+    document = json.dumps({"node": {"hostname": "; reboot", "x": 1}, "web": {"session_seconds": 0}})
     plan = client.read("Settings1.Propose", document, 0)
     assert isinstance(plan, dict)
     paths = {problem["path"] for problem in plan["problems"]}
-    assert paths == {"node.hostname", "node.x", "web.https_port"}
+    assert paths == {"node.hostname", "node.x", "web.session_seconds"}
     job = client.finished(client.call("Settings1.Apply", document, "{}"))
     error = job["error"]
     assert isinstance(error, dict)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
+from dataclasses import replace
 from ipaddress import ip_network
 
 import pytest
 
+from daemon.settings import Settings
+from firewall.build import build
 from firewall.policy import Policy, TimedNetwork
 from firewall.ports import MEDIA, TABLE, Guard, Mode, Protocol, Zone, services
 from firewall.render import LONGEST_TIMEOUT_SECONDS, METER_SETS, TIMED_SETS, failsafe, render
@@ -41,6 +45,17 @@ def test_standard_mode_opens_nothing_to_strangers() -> None:
     script = render(Policy(Mode.STANDARD))
     assert accepted(script, "open") == set()
     assert ("udp", "5060") in accepted(script, "open_local")
+
+
+def test_moved_ranges_of_audio_and_relay_are_what_is_open() -> None:
+    document = {"media": {"rtp_first_port": 40000, "rtp_last_port": 41000, "relay_last_port": 25000}}
+    built = build(Settings.model_validate_json(json.dumps(document)))
+    for mode, chain in ((Mode.CLOUD, "open"), (Mode.STANDARD, "open_local")):
+        script = render(replace(built, mode=mode))
+        assert ("udp", "40000-41000") in accepted(script, chain)
+        assert "10000-20000" not in script
+        assert "20001-30000" not in script
+    assert ("udp", "20001-25000") in accepted(render(replace(built, mode=Mode.CLOUD)), "open")
 
 
 def test_a_silent_slave_opens_no_sip_port() -> None:

@@ -38,11 +38,13 @@ def test_the_installation_decides_the_first_settings(tmp_path: Path) -> None:
     (tmp_path / "etc/hostname").write_text("branch.example.com\n")
     (tmp_path / "etc/localtime").symlink_to("../usr/share/zoneinfo/Europe/Rome")
     places = Places(tmp_path)
-    places.initial_settings.write_text('{"node": {"timezone": "Europe/Madrid"}, "web": {"https_port": 8443}}')
+    places.initial_settings.write_text(
+        '{"node": {"timezone": "Europe/Madrid"}, "web": {"session_seconds": 600}}'
+    )
     store = RevisionStore(tmp_path / "new", lambda: first_settings(places))
     first = store.settings(1)
     assert (first.node.hostname, first.node.timezone) == ("branch", "Europe/Madrid")
-    assert first.web.https_port == 8443
+    assert first.web.session_seconds == 600
     assert store.troubles == []
 
 

@@ -73,7 +73,7 @@ def test_every_problem_is_named_at_once_with_its_path_and_a_remedy() -> None:
             "network": {
                 "interfaces": {"eth0": {"addresses": ["300.1.1.1/24", 5], "vlan": {}}, "no good": {}}
             },
-            "web": {"https_port": "443"},
+            "web": {"session_seconds": "443"},
             "mode": {"mode": "submarine"},
             "domain": {"reach_through_domain": True},
             "nonsense": 1,
@@ -87,7 +87,7 @@ def test_every_problem_is_named_at_once_with_its_path_and_a_remedy() -> None:
         "network.interfaces.eth0.vlan.parent",
         "network.interfaces.eth0.vlan.tag",
         "network.interfaces.no good",
-        "web.https_port",
+        "web.session_seconds",
         "mode.mode",
         "domain.reach_through_domain",
         "nonsense",
@@ -108,6 +108,12 @@ def test_every_problem_is_named_at_once_with_its_path_and_a_remedy() -> None:
         ),
         ({"media": {"rtp_first_port": 30000, "rtp_last_port": 20000}}, "media.rtp_last_port"),
         ({"media": {"relay_first_port": 15000}}, "media.relay_first_port"),
+        ({"media": {"rtp_first_port": 5000}}, "media.rtp_first_port"),
+        ({"media": {"relay_first_port": 1025, "relay_last_port": 4000}}, "media.relay_first_port"),
+        ({"media": {"rtp_first_port": 1023}}, "media.rtp_first_port"),
+        # Other ports are not supported, so they cannot be asked for.
+        ({"web": {"https_port": 8443}}, "web.https_port"),
+        ({"console": {"ssh_port": 2222}}, "console.ssh_port"),
         ({"mail": {"server": "mail.example.com"}}, "mail.sender"),
         ({"mail": {"username": "u", "security": "none"}}, "mail.security"),
         ({"backup": {"remote_host": "b.example.com"}}, "backup.remote_user"),
@@ -170,8 +176,8 @@ def test_a_shared_address_may_not_be_the_nodes_own() -> None:
 
 @pytest.mark.parametrize("character", ["\n", "\x00", "\x1b", "\x7f", "\u202e", "\u2028", "\ud800", "\u200b"])
 def test_no_string_may_hold_a_control_or_invisible_character(character: str) -> None:
-    problems = refusal({"console": {"banner": f"a{character}b"}, "web": {"https_port": 0}})
-    assert set(problems) == {"console.banner", "web.https_port"}
+    problems = refusal({"console": {"banner": f"a{character}b"}, "web": {"session_seconds": 0}})
+    assert set(problems) == {"console.banner", "web.session_seconds"}
     assert f"U+{ord(character):04X}" in problems["console.banner"].message
 
 
@@ -188,7 +194,7 @@ def test_no_string_may_hold_a_control_or_invisible_character(character: str) -> 
         "[" * 100_000,
         '{"a":' * 50 + "1" + "}" * 50,
         '{"a": ' + "9" * 5000 + "}",
-        '{"web": {"https_port": 1e999}}',
+        '{"web": {"session_seconds": 1e999}}',
     ],
 )
 def test_what_is_no_document_is_refused_without_a_crash(text: str) -> None:
