@@ -49,8 +49,8 @@ class Policy:
 
     `media` and `relay` are the first and last UDP port of audio and of the TURN relay. `local`, `trusted` and
     `management` are zones (see `firewall.ports.Zone`), `peer` the other node's addresses, `extra` services
-    that the administrator opened, each with the networks that may use it (none: everybody). `blocklist` is the
-    long list of blocked networks, as text. `interfaces` names the zone of interfaces that are not `local`.
+    that the administrator opened, each with the networks that may use it (none: everybody). `blocklist` is
+    the long list of blocked networks, as text. `interfaces` names the zone of those that are not `local`.
     `session` are the addresses of whoever applies this policy now: they keep SSH for `session_seconds`.
     """
 
