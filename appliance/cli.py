@@ -26,6 +26,7 @@ from appliance.cli_common import (
 )
 from appliance.formats_contract import OutputFormat
 from appliance.profile import load_profile, profile_schema
+from appliance.tree import version
 
 # Command groups of other modules, loaded when they are used: name -> module:attribute.
 LAZY_COMMANDS = {
@@ -60,8 +61,21 @@ class LazyGroup(click.Group):
         return command if isinstance(command, click.Command) else None
 
 
+def _print_version(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
+    if wanted and not context.resilient_parsing:
+        click.echo(f"centralino-build {version()}")
+        context.exit()
+
+
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="centralino")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Show the version and exit.",
+)
 def cli() -> None:
     """Turn a profile into appliance images: root trees, disks, installers."""
 
@@ -194,7 +208,7 @@ def clean(keep: int, downloads: bool, as_json: bool) -> None:
 @errors_to_exit_codes
 def main() -> None:
     """Entry point of the console script."""
-    run_command(cli)
+    run_command(cli, "centralino-build")
 
 
 if __name__ == "__main__":

@@ -98,9 +98,12 @@ def host_error(error: OSError) -> HostError:
     return HostError(f"{error.filename or 'a file'}: {error.strerror or error}", remedy)
 
 
-def run_command(command: click.Command) -> None:
-    """Run a command for `errors_to_exit_codes`: in click's own mode Ctrl-C would end with status 1 there."""
-    status = command(standalone_mode=False)
+def run_command(command: click.Command, name: str | None = None) -> None:
+    """Run a command for `errors_to_exit_codes`: in click's own mode Ctrl-C would end with status 1 there.
+
+    `name` is what help and usage call it, however it was started.
+    """
+    status = command(standalone_mode=False, prog_name=name)
     if isinstance(status, int) and status:
         raise SystemExit(status)
 

@@ -17,6 +17,7 @@ from appliance.formats_contract import OutputFormat
 from appliance.plan import make_plan, plan_text
 from appliance.platform_data import load_platform
 from appliance.profile import load_profile
+from appliance.tree import version
 
 GOLDEN = Path(__file__).parent / "golden_plan/digests.json"
 SHIPPED = ("pbx-almalinux8", "pbx-debian12")
@@ -31,6 +32,14 @@ def build(*arguments: str, cache: Path) -> subprocess.CompletedProcess[str]:
         env={**os.environ, "CENTRALINO_CACHE": str(cache)},
         check=False,
     )
+
+
+def test_it_knows_its_name_and_version_without_being_installed(tmp_path: Path) -> None:
+    told = build("--version", cache=tmp_path)
+    assert (told.returncode, told.stdout) == (0, f"centralino-build {version()}\n")
+    told = build("verify", cache=tmp_path)
+    assert told.returncode == 2
+    assert told.stderr.startswith("Usage: centralino-build verify ")
 
 
 def test_a_refused_profile_ends_with_its_exit_code(tmp_path: Path) -> None:
