@@ -62,7 +62,7 @@ class Progress:
             with _ticking(self._rich, title, expected_seconds):
                 yield
         else:
-            about = f" (about {expected_seconds:.0f} s)" if expected_seconds else ""
+            about = f" (about {expected_seconds:.0f} s)" if (expected_seconds or 0) >= 1 else ""
             self._line(f"  > {title}{about}")
             yield
         self._line(f"  + {title}: {time.monotonic() - started:.1f} s")
