@@ -130,7 +130,12 @@ def _contents(report: Report, artefact: Path, manifest: JsonObject, keyring: Pat
     _digest(report, artefact, described, manifest)
     _companions(report, artefact, manifest)
     for check in _CHECKS.get(form, ()):
-        report.checked.append(check.__name__.strip("_").replace("_", " "))
+        name = check.__name__.strip("_").replace("_", " ")
+        program = _NEEDS.get(check)
+        if program is not None and find_program(program) is None:
+            report.checked.append(f"{name} not checked: this host lacks {program}")
+            continue
+        report.checked.append(name)
         try:
             report.findings.extend(check(artefact, cast(JsonObject, manifest["facts"])))
         except (BuildError, CommandFailedError) as error:
@@ -286,8 +291,6 @@ def _partition_table(artefact: Path, facts: JsonObject) -> Iterator[Finding]:
 
 
 def _root_file_system(artefact: Path, facts: JsonObject) -> Iterator[Finding]:
-    if find_program("e2fsck") is None:
-        return
     start = next(
         cast(int, each["start"])
         for each in cast(list[JsonObject], facts["partitions"])
@@ -333,8 +336,6 @@ def _qcow2_clusters(artefact: Path, facts: JsonObject) -> Iterator[Finding]:
 
 
 def _qcow2_structure(artefact: Path, facts: JsonObject) -> Iterator[Finding]:
-    if find_program("qemu-img") is None:
-        return
     done = run(["qemu-img", "check", "-f", "qcow2", artefact], check=False)
     if done.status:
         yield Finding("qcow2 structure", (done.errors.strip() or done.output.strip()).splitlines()[-1])
@@ -363,6 +364,7 @@ def _ami_description(artefact: Path, facts: JsonObject) -> Iterator[Finding]:
 
 
 Check = Callable[[Path, JsonObject], Iterator[Finding]]
+_NEEDS: dict[Check, str] = {_root_file_system: "e2fsck", _qcow2_structure: "qemu-img"}
 _RAW: tuple[Check, ...] = (_partition_table, _root_file_system)
 _CHECKS: dict[OutputFormat, tuple[Check, ...]] = {
     OutputFormat.RAW: _RAW,

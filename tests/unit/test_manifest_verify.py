@@ -126,6 +126,18 @@ def test_a_good_artefact_is_good(build: Callable[..., Path], tmp_path: Path) -> 
     )
 
 
+def test_what_this_host_cannot_check_is_not_said_to_be_checked(
+    build: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from appliance import verify as module
+
+    monkeypatch.setitem(module._CHECKS, OutputFormat.XEN, module._RAW)
+    monkeypatch.setattr(module, "find_program", lambda name: None)
+    checked = verify(build()).checked
+    assert "root file system not checked: this host lacks e2fsck" in checked
+    assert "partition table" in checked and "root file system" not in checked
+
+
 def test_same_inputs_same_manifest(build: Callable[..., Path], tmp_path: Path) -> None:
     build()
     first = {path.name: path.read_bytes() for path in tmp_path.glob("x.raw*")}
