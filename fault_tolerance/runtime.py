@@ -98,6 +98,8 @@ class Runtime:
         self._changed = True
         self._stopping = False
         self._stepped_down_until = 0.0
+        # Two nodes that both cannot must not pass the role to and fro.
+        self._can_serve = True
         self._link_state = Link.NEVER
         self._followed = False
         self.provider = Provider(hook, self.executor.background, self.wake)
@@ -398,7 +400,8 @@ class Runtime:
         before = self.heard
         if self.hearing.take(beat) or self.link.state is not self._link_state:
             self._changed = True
-        if before is not None and before.role is Role.PROMOTING and beat.role not in SERVING:
+        failed = before is not None and before.role is Role.PROMOTING and beat.role not in SERVING
+        if failed and self._can_serve:
             # It had its chance and did not come up: the way is free again.
             self._stepped_down_until = 0.0
         self._database.heard(dict(beat.database))
@@ -461,6 +464,8 @@ class Runtime:
             if not self._keep(lambda: self.state.change(epoch=newest, moved=moved)):
                 return False
         log.warning("%s -> %s: %s (%s)", view.role.value, edge.target.value, edge.reason, edge.name)
+        if edge.name in ("promoted", "promotion_failed"):
+            self._can_serve = edge.name == "promoted"
         if edge.name == "demoted":
             self._stepped_down_until = time.monotonic() + STEPPED_DOWN_SECONDS
         if edge.target is not view.role:
