@@ -167,30 +167,41 @@ table inet witness {
 """
 SENDER = """
 import socket, sys
-link = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+host = sys.argv[1]
+link = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
 for _ in range(int(sys.argv[2])):
-    link.sendto(bytes.fromhex(sys.argv[3]), (sys.argv[1], 5060))
+    link.sendto(bytes.fromhex(sys.argv[3]), (host, 5060))
 """
 REQUEST = b"REGISTER sip:box SIP/2.0\r\n\r\n"
 
 
-def passed(pair: Pair, policy: Policy, payload: bytes, count: int, *, extra: str = "") -> int:
+def passed(
+    pair: Pair, policy: Policy, payload: bytes, count: int, *, extra: str = "", version: int = 4
+) -> int:
     """How many of so many datagrams at once pass the policy."""
     pair.run(pair.box, "nft", "-f", "-", script="flush ruleset\n" + render(policy) + extra + COUNTER)
-    words = [sys.executable, "-c", SENDER, BOX[4]["public"], str(count), payload.hex()]
+    words = [sys.executable, "-c", SENDER, BOX[version]["public"], str(count), payload.hex()]
     pair.run(pair.scanner, *words)
     text = pair.run(pair.box, "nft", "-j", "list", "counter", "inet", "witness", "passed")
     return int(json.loads(text)["nftables"][1]["counter"]["packets"])
 
 
-def test_an_unknown_source_gets_its_burst_and_a_phone_ten_times_that(pair: Pair) -> None:
+def member(name: str, version: int) -> str:
+    """A line that puts the scanner into one of our sets."""
+    address = SCANNER[version]["public"]
+    return f"add element inet centralino {name}{version} {{ {address} timeout 60s }}\n"
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_an_unknown_source_gets_its_burst_and_a_phone_ten_times_that(pair: Pair, version: int) -> None:
     limits = ShieldLimits(request_rate=1, request_burst=10, phone_rate=1, phone_burst=100)
     policy = Policy(Mode.CLOUD, limits=limits)
-    assert 10 <= passed(pair, policy, REQUEST, 400) <= 13
-    known = f"add element inet centralino phones4 {{ {SCANNER[4]['public']} timeout 60s }}\n"
-    assert 100 <= passed(pair, policy, REQUEST, 400, extra=known) <= 103
+    assert 10 <= passed(pair, policy, REQUEST, 400, version=version) <= 13
+    known = member("phones", version)
+    assert 100 <= passed(pair, policy, REQUEST, 400, extra=known, version=version) <= 103
 
 
+@pytest.mark.parametrize("version", [4, 6])
 @pytest.mark.parametrize(
     ("payload", "arrives"),
     [
@@ -203,14 +214,83 @@ def test_an_unknown_source_gets_its_burst_and_a_phone_ten_times_that(pair: Pair)
     ],
     ids=["request", "keep-alive", "scanner", "lower case", "stun", "oversized"],
 )
-def test_what_is_not_sip_never_reaches_asterisk(pair: Pair, payload: bytes, arrives: bool) -> None:
-    assert passed(pair, Policy(Mode.CLOUD), payload, 1) == int(arrives)
+def test_what_is_not_sip_never_reaches_asterisk(
+    pair: Pair, payload: bytes, arrives: bool, version: int
+) -> None:
+    assert passed(pair, Policy(Mode.CLOUD), payload, 1, version=version) == int(arrives)
 
 
-def test_a_banned_phone_stays_a_phone(pair: Pair) -> None:
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_banned_phone_stays_a_phone(pair: Pair, version: int) -> None:
     """The kernel itself spares whoever has authenticated, whatever is in the other set."""
-    address = SCANNER[4]["public"]
-    banned = f"add element inet centralino banned4 {{ {address} timeout 60s }}\n"
-    known = f"add element inet centralino phones4 {{ {address} timeout 60s }}\n"
-    assert passed(pair, Policy(Mode.CLOUD), REQUEST, 5, extra=banned) == 0
-    assert passed(pair, Policy(Mode.CLOUD), REQUEST, 5, extra=banned + known) == 5
+    banned, known = member("banned", version), member("phones", version)
+    assert passed(pair, Policy(Mode.CLOUD), REQUEST, 5, extra=banned, version=version) == 0
+    assert passed(pair, Policy(Mode.CLOUD), REQUEST, 5, extra=banned + known, version=version) == 5
+
+
+# Keeps every connection open until its other end closes it.
+LISTENER = """
+import socket, threading
+link = socket.create_server(("::", 5061), family=socket.AF_INET6, dualstack_ipv6=True, backlog=256)
+print("listening", flush=True)
+def keep(made):
+    with made:
+        made.recv(1)
+while True:
+    threading.Thread(target=keep, args=(link.accept()[0],), daemon=True).start()
+"""
+# Holds `most` connections if it can, says how each further try ended, lets go of all and tries once more.
+CALLER = """
+import json, socket, sys, time
+host, most, source = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+def call(limit=2.0):
+    try:
+        return socket.create_connection((host, 5061), limit, (source, 0))
+    except ConnectionError:
+        return "refused"
+    except TimeoutError:
+        return "silence"
+held, ends = [], []
+for _ in range(most + 5):
+    made = call()
+    held.append(made) if isinstance(made, socket.socket) else ends.append(made)
+count = len(held)
+for made in held:
+    made.shutdown(socket.SHUT_WR)
+for made in held:
+    made.recv(1)
+    made.close()
+# The kernel counts anew once a tick at most.
+until = time.monotonic() + 1.0
+while not isinstance(again := call(), socket.socket) and time.monotonic() < until:
+    pass
+print(json.dumps({"held": count, "ends": ends, "afterwards": isinstance(again, socket.socket)}))
+"""
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize(("per_minute", "end"), [(6000, "refused"), (1, "silence")])
+def test_one_source_holds_so_many_connections_and_another_one_is_not_held_up(
+    pair: Pair, version: int, per_minute: int, end: str
+) -> None:
+    """Beyond the limit of standing connections the kernel refuses, beyond that of new ones it is silent."""
+    limits = ShieldLimits(streams=10, stream_rate_per_minute=per_minute)
+    pair.run(pair.box, "nft", "-f", "-", script="flush ruleset\n" + render(Policy(Mode.CLOUD, limits=limits)))
+    words = ["ip", "netns", "exec", pair.box, sys.executable, "-c", LISTENER]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as listener:
+        try:
+            assert listener.stdout is not None
+            assert listener.stdout.readline().strip() == "listening"
+
+            def call(origin: str, most: int) -> dict[str, object]:
+                program = [sys.executable, "-c", CALLER, BOX[version][origin], str(most)]
+                return dict(json.loads(pair.run(pair.scanner, *program, SCANNER[version][origin])))
+
+            flood = call("public", 10)
+            assert flood["held"] == 10
+            assert set(flood["ends"]) == {end}  # type: ignore[call-overload]
+            # Who was only too many at once may come back, who came too often waits.
+            assert flood["afterwards"] is (end == "refused")
+            assert call("lan", 4)["held"] == 9
+        finally:
+            listener.kill()
