@@ -55,6 +55,7 @@ PLATFORM = load_platform("debian12")
 EPOCH = 1767225600
 STATUS = b"Package: bash\nStatus: install ok installed\nVersion: 5\nArchitecture: amd64\n"
 GIB = 1 << 30
+AGENT = "google-guest-agent.service"
 Places = tuple[tuple[Path, Path], tuple[Path, Path]]
 
 
@@ -89,6 +90,7 @@ def make_tree(root: Path, *, backwards: bool = False) -> Path:
         "usr/share/empty": b"",
         "var/cache/apt/archives/x.deb": b"z" * 10_000,
         "etc/cloud/cloud.cfg": b"",
+        f"usr/lib/systemd/system/{AGENT}": b"[Service]\n",
     }
     for name, content in sorted(files.items(), reverse=backwards):
         path = root / name
@@ -124,6 +126,13 @@ def build(form: OutputFormat, root: Path, profile: Profile, directory: Path) -> 
         "test", epoch=EPOCH, cache=Cache(directory / "cache"), progress=Progress(silent=True)
     ) as context:
         return formats.make(form, root, profile, PLATFORM, output, context)
+
+
+def made(form: OutputFormat, two_places: Places, profile: Profile) -> Path:
+    """The artefact of the first place; nobody changes it, so it is built once."""
+    tree, here = two_places[0]
+    output = here / f"centralino{SUFFIXES[form]}"
+    return output if output.exists() else build(form, tree, profile, here)
 
 
 @pytest.fixture(scope="module")
@@ -172,15 +181,13 @@ def test_same_bytes_in_two_places(form: OutputFormat, two_places: Places, profil
 def test_qemu_sees_the_raw_disk_in_every_format(
     form: str, name: str, two_places: Places, profile: Profile
 ) -> None:
-    tree, here = two_places[0]
-    raw = build(OutputFormat.RAW, tree, profile, here)
-    made = build(OutputFormat(form), tree, profile, here)
-    subprocess.run(["qemu-img", "compare", "-f", "raw", "-F", name, raw, made], check=True)
+    raw, other = made(OutputFormat.RAW, two_places, profile), made(OutputFormat(form), two_places, profile)
+    subprocess.run(["qemu-img", "compare", "-f", "raw", "-F", name, raw, other], check=True)
 
 
 @pytest.fixture(scope="module")
 def raw(two_places: Places, profile: Profile) -> Path:
-    return build(OutputFormat.RAW, two_places[0][0], profile, two_places[0][1])
+    return made(OutputFormat.RAW, two_places, profile)
 
 
 def inside(raw: Path, command: str) -> str:
@@ -265,8 +272,7 @@ def test_bios_boot_code_points_at_the_core_image(raw: Path) -> None:
 
 
 def test_the_ova_has_the_disk_of_its_tier(two_places: Places, profile: Profile, tmp_path: Path) -> None:
-    tree, here = two_places[0]
-    with tarfile.open(build(OutputFormat.OVA, tree, profile, here)) as archive:
+    with tarfile.open(made(OutputFormat.OVA, two_places, profile)) as archive:
         archive.extractall(tmp_path)  # noqa: S202 (made a moment ago)
     disk = next(tmp_path.glob("*.vmdk"))
     told = json.loads(
@@ -282,25 +288,34 @@ def test_the_ova_has_the_disk_of_its_tier(two_places: Places, profile: Profile, 
 
 
 def test_clouds_are_told_where_they_are(two_places: Places, profile: Profile, raw: Path) -> None:
-    tree, here = two_places[0]
-    amazon = build(OutputFormat.AMI, tree, profile, here)
+    amazon = made(OutputFormat.AMI, two_places, profile)
     settings = json.loads(inside(amazon, "cat /etc/cloud/cloud.cfg.d/95_centralino.cfg"))
     assert settings["datasource_list"] == ["Ec2", "None"]
     assert "nvme_core.io_timeout=4294967295" in inside(amazon, "cat /boot/grub/grub.cfg")
     assert "169.254.169.123" in inside(amazon, "cat /etc/chrony/sources.d/cloud.sources")
     assert "Inode:" in inside(raw, "stat /etc/cloud/cloud-init.disabled")
+    for elsewhere in (amazon, raw):
+        assert '"/dev/null"' in inside(elsewhere, f"stat /etc/systemd/system/{AGENT}")
     described = json.loads(amazon.with_suffix(".json").read_text())
     assert (
         described["sha256"] == json.loads(beside(amazon, MANIFEST_SUFFIX).read_text())["artefact"]["sha256"]
     )
 
 
-def test_google_wants_disk_raw_in_the_old_gnu_format(two_places: Places, profile: Profile, raw: Path) -> None:
-    tree, here = two_places[0]
-    with gzip.open(build(OutputFormat.GCP, tree, profile, here)) as stream:
+def test_google_wants_disk_raw_in_the_old_gnu_format(
+    two_places: Places, profile: Profile, tmp_path: Path
+) -> None:
+    archive = made(OutputFormat.GCP, two_places, profile)
+    with gzip.open(archive) as stream:
         head = stream.read(512)
     assert head[:9] == b"disk.raw\0"
     assert head[257:265] == b"ustar  \0"
+    subprocess.run(["tar", "-xzSf", archive, "-C", tmp_path], check=True)
+    disk = tmp_path / "disk.raw"
+    # Google's agent starts here, with our settings, and on no other disk.
+    assert AGENT in inside(disk, f"stat /etc/systemd/system/multi-user.target.wants/{AGENT}")
+    assert "Inode:" not in inside(disk, f"stat /etc/systemd/system/{AGENT}")
+    assert "accounts_daemon = false" in inside(disk, "cat /etc/default/instance_configs.cfg")
 
 
 def test_a_flipped_bit_in_the_root_file_system_is_named(raw: Path, tmp_path: Path) -> None:

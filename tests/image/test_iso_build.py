@@ -273,7 +273,7 @@ def test_a_full_disk(site: Site, tmp_path: Path) -> None:
             "--mount",
             "sh",
             "-c",
-            f'mount -t tmpfs -o size=30m none {disk} && exec "$@"; echo no mount',
+            f'mount -t tmpfs -o size=30m none {disk} || exit 77; "$@"; s=$?; ls -A {disk}/out; exit $s',
             "sh",
             sys.executable,
             "-m",
@@ -288,6 +288,7 @@ def test_a_full_disk(site: Site, tmp_path: Path) -> None:
     )
     assert done.returncode == 5, done.stdout + done.stderr
     assert "MiB" in done.stderr and "--output" in done.stderr
+    assert [name for name in done.stdout.splitlines() if not name.endswith(".toml")] == []
 
 
 def test_an_unreachable_mirror_and_an_unsatisfiable_package(site: Site, tmp_path: Path) -> None:

@@ -191,7 +191,7 @@ def test_a_package_that_the_mirror_lacks_is_named_and_nothing_stays(tmp_path: Pa
     assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
 
 
-# One stage alone: packages by kiwi, in a cache of its own.
+# One stage alone: packages by kiwi, in a cache of its own but for the downloads: they are not under test.
 STAGE = """
 import sys
 import tarfile
@@ -211,6 +211,7 @@ def main():
     profile, platform = load_profile(Path("PROFILE")), load_platform("debian12")
     sources = resolve_sources(profile, platform)
     cache = Cache(Path(sys.argv[1]))
+    cache.download_directory = Cache().download_directory
     with build_context("test", epoch=0, cache=cache, progress=Progress(silent=True)) as context:
         context.build(os_stage(profile, platform, Variant.CONTAINER, sources))
 
