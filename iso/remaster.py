@@ -255,6 +255,8 @@ def _write_image(
     # Without no_emul_toc the volume would begin at block 32, and isolinux be told so.
     rules = "no_emul_toc:iso_9660_level=3:joliet_long_names:joliet_long_paths"
     words += ["-compliance", rules, "-indev", base.path, "-outdev", output]
+    # Else it waits for the disk after every 16 MiB; an image is whole or not there either way.
+    words += ["-stdio_sync", "off"]
     words += [
         "-boot_image",
         "any",
