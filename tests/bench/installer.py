@@ -137,11 +137,9 @@ def closure_once(directory: str, cache: str) -> float:
 
 
 def verify_once(image: str) -> None:
-    """Everything that `verify` looks at in an ISO."""
-    from iso.inspect import inspect_iso
-
-    if findings := inspect_iso(Path(image)):
-        raise RuntimeError(str(findings))
+    """The whole command: the image against its manifest, and all its parts against each other."""
+    command = [sys.executable, "-m", "appliance.cli", "verify", image]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=Path(__file__).parents[2])
 
 
 def sha256sum_once(image: str) -> None:
@@ -216,7 +214,7 @@ def measure(runs: int = 3, directory: Path | None = None) -> list[Row]:
             runs,
             None if copied is None else REMASTER_RATIO * copied,
             "1.3 x a plain xorriso copy",
-            "ours includes the media checksum, an MD5 at 0.65 GB/s beside the writing; the peer has none",
+            "ours includes the media checksum, an MD5 that follows the writing; the peer has none",
         ),
         Row(
             "installer: remaster 2 GiB and 500 packages",
@@ -247,6 +245,7 @@ def measure(runs: int = 3, directory: Path | None = None) -> list[Row]:
             runs,
             None if summed is None else VERIFY_RATIO * summed,
             "1.5 x sha256sum",
+            "the whole command: SHA-256 of all and of each file, media checksum, repositories",
         ),
     ]
 
