@@ -13,10 +13,11 @@ PEER_PACKAGES = ("firewalld", "fail2ban", "python3-systemd")
 PEER_UNITS = ("firewalld.service", "fail2ban.service")
 
 
-def install_peers(node: Node, packages: Sequence[str] = PEER_PACKAGES) -> None:
+def install(node: Node, packages: Sequence[str], *, disabled: Sequence[str] = ()) -> None:
     """Install packages into a node that is off, from the mirrors that this host uses.
 
     The host's apt configuration is shown to the node read-only while apt runs, and is not in it afterwards.
+    `disabled` units do not start at boot, whatever their packages say.
     """
     node.prepare()
     node.disk.mount()
@@ -27,8 +28,19 @@ def install_peers(node: Node, packages: Sequence[str] = PEER_PACKAGES) -> None:
     ]
     try:
         execute([*inside, "apt-get", "update", "-q"], limit_seconds=300)
-        install = ["apt-get", "install", "-q", "-y", "--no-install-recommends", *packages]
-        execute([*inside, *install], limit_seconds=900)
+        wanted = ["apt-get", "install", "-q", "-y", "--no-install-recommends", *packages]
+        execute([*inside, *wanted], limit_seconds=900)
+        if disabled:
+            execute([*inside, "systemctl", "disable", *disabled])
+    finally:
+        node.disk.unmount()
+
+
+def install_peers(node: Node, packages: Sequence[str] = PEER_PACKAGES) -> None:
+    """Install the peers of the daemon, so that they run beside it; the node is off."""
+    install(node, packages)
+    node.disk.mount()
+    try:
         (node.disk.tree / "etc/fail2ban/jail.d/backend.local").write_text(JAIL)
         # firewalld's unit would stop our nftables.service; here both shall run, so it gets no conflicts.
         unit = (node.disk.tree / "usr/lib/systemd/system/firewalld.service").read_text().splitlines()

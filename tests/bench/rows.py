@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 DOCUMENT = Path("docs/benchmarks.md")
+# For figures that nobody else has.
+NO_PEER = "no peer"
 BEGIN, END = "<!-- figures: begin -->\n", "<!-- figures: end -->\n"
 
 
@@ -76,7 +78,8 @@ def markdown(table: Sequence[dict[str, object]]) -> str:
         rule = f" ({row['rule']})" if row["rule"] else ""
         met = {True: "yes", False: "**no**", None: ""}[row["met"]]  # type: ignore[index]
         ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}"
-        cells = [_text(row["ours"], row["unit"]), f"{_text(row['peer'], row['unit'])} ({row['peer_name']})"]
+        peer = f"{_text(row['peer'], row['unit'])} ({row['peer_name']})"
+        cells = [_text(row["ours"], row["unit"]), "none" if row["peer_name"] == NO_PEER else peer]
         lines.append(
             f"| {row['name']} | {cells[0]} | {cells[1]} | {ratio} | {target}{rule} | {met} | {row['runs']} |"
         )
