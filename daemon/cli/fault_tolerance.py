@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from ipaddress import ip_address, ip_interface
 from typing import TextIO
@@ -10,7 +9,7 @@ from typing import TextIO
 import click
 
 from daemon.cli.json_types import JsonObject, JsonValue, as_object, objects_of, text_of, texts_of
-from daemon.cli.plans import change_settings, current, plan_of, show_verb_plan
+from daemon.cli.plans import agreed, change_settings, current, plan_of, show_verb_plan
 from daemon.cli.progress import follow
 from daemon.cli.render import emit_json, fields, line
 from daemon.cli.session import Session, Write, reads, writes
@@ -181,7 +180,9 @@ def configure(
 @writes
 def invite(session: Session, write: Write) -> None:
     """Make a one-time code with which the other node may pair with this one."""
-    answer = session.client.call(FAULT_TOLERANCE, "Invite", _options(write), limit_seconds=LONG_SECONDS)
+    answer = session.client.call(
+        FAULT_TOLERANCE, "Invite", write.options(dry=write.dry_run), limit_seconds=LONG_SECONDS
+    )
     found = plan_of(answer)
     if write.json:
         emit_json(found)
@@ -210,7 +211,7 @@ def invite(session: Session, write: Write) -> None:
 def pair(session: Session, write: Write, peer: str, port: int, code_from: TextIO | None) -> None:
     """Become a pair with the node at PEER, which has made a code by `invite`."""
     plan = plan_of(
-        session.client.call(FAULT_TOLERANCE, "Pair", _options(write, dry=True, peer=peer, port=port))
+        session.client.call(FAULT_TOLERANCE, "Pair", write.options(dry=True, peer=peer, port=port))
     )
     if write.dry_run:
         emit_json(plan) if write.json else show_verb_plan(plan, "")
@@ -222,7 +223,7 @@ def pair(session: Session, write: Write, peer: str, port: int, code_from: TextIO
     else:
         code = code_from.readline().strip()
     write.ask("Pair?")
-    job = session.client.call(FAULT_TOLERANCE, "Pair", _options(write, peer=peer, port=port, code=code))
+    job = session.client.call(FAULT_TOLERANCE, "Pair", write.options(peer=peer, port=port, code=code))
     _report(session, write, job, "This node has a peer now. See: centralino fault-tolerance status")
 
 
@@ -230,10 +231,10 @@ def pair(session: Session, write: Write, peer: str, port: int, code_from: TextIO
 @writes
 def unpair(session: Session, write: Write) -> None:
     """Dissolve the pair on this node. Run it on both, the slave first."""
-    plan = plan_of(session.client.call(FAULT_TOLERANCE, "Unpair", _options(write, dry=True)))
-    if _only_look(write, plan, "Dissolve the pair?"):
+    plan = plan_of(session.client.call(FAULT_TOLERANCE, "Unpair", write.options(dry=True)))
+    if not agreed(write, plan, "Dissolve the pair?"):
         return
-    job = session.client.call(FAULT_TOLERANCE, "Unpair", _options(write))
+    job = session.client.call(FAULT_TOLERANCE, "Unpair", write.options())
     _report(session, write, job, "This node has no peer any more.")
 
 
@@ -249,11 +250,11 @@ def unpair(session: Session, write: Write) -> None:
 def switch(session: Session, write: Write, drain: int) -> None:
     """Hand the master role to the peer, measured. Refused when the peer is not ready."""
     plan = plan_of(
-        session.client.call(FAULT_TOLERANCE, "Switch", _options(write, dry=True, drain_seconds=drain))
+        session.client.call(FAULT_TOLERANCE, "Switch", write.options(dry=True, drain_seconds=drain))
     )
-    if _only_look(write, plan, "Switch?"):
+    if not agreed(write, plan, "Switch?"):
         return
-    job = session.client.call(FAULT_TOLERANCE, "Switch", _options(write, drain_seconds=drain))
+    job = session.client.call(FAULT_TOLERANCE, "Switch", write.options(drain_seconds=drain))
     result = follow(session.client, job, quiet=write.json)
     if write.json:
         emit_json(result)
@@ -270,10 +271,10 @@ def switch(session: Session, write: Write, drain: int) -> None:
 @writes
 def rehearse(session: Session, write: Write) -> None:
     """Switch to the peer and back, and report both. Live calls end."""
-    plan = plan_of(session.client.call(FAULT_TOLERANCE, "Rehearse", _options(write, dry=True)))
-    if _only_look(write, plan, "Rehearse?"):
+    plan = plan_of(session.client.call(FAULT_TOLERANCE, "Rehearse", write.options(dry=True)))
+    if not agreed(write, plan, "Rehearse?"):
         return
-    job = session.client.call(FAULT_TOLERANCE, "Rehearse", _options(write))
+    job = session.client.call(FAULT_TOLERANCE, "Rehearse", write.options())
     result = follow(session.client, job, quiet=write.json)
     if write.json:
         emit_json(result)
@@ -291,10 +292,10 @@ def rehearse(session: Session, write: Write) -> None:
 @writes
 def role(session: Session, write: Write, role: str, force: bool, wait: int) -> None:
     """Ask this node to be master, slave, or off (services stopped)."""
-    dry = session.client.call(FAULT_TOLERANCE, "Role", role, _options(write, dry=True, forced=force))
-    if _only_look(write, plan_of(dry), f"Become {role}?"):
+    dry = session.client.call(FAULT_TOLERANCE, "Role", role, write.options(dry=True, forced=force))
+    if not agreed(write, plan_of(dry), f"Become {role}?"):
         return
-    session.client.call(FAULT_TOLERANCE, "Role", role, _options(write, forced=force))
+    session.client.call(FAULT_TOLERANCE, "Role", role, write.options(forced=force))
     deadline = time.monotonic() + wait
     found: JsonObject = {}
     while True:
@@ -314,22 +315,6 @@ def role(session: Session, write: Write, role: str, force: bool, wait: int) -> N
         line(f"This node is {role}.", style="green")
 
 
-def _only_look(write: Write, plan: JsonObject, question: str) -> bool:
-    """Show the plan and ask; true if the dry run is all."""
-    if not write.json:
-        show_verb_plan(plan, "")
-    if write.dry_run:
-        if write.json:
-            emit_json({"dry_run": True, **plan})
-        return True
-    write.ask(question)
-    return False
-
-
 def _report(session: Session, write: Write, job: str, sentence: str) -> None:
     result = follow(session.client, job, quiet=write.json)
     emit_json(result) if write.json else line(sentence, style="green")
-
-
-def _options(write: Write, *, dry: bool | None = None, **values: JsonValue) -> str:
-    return json.dumps({"dry_run": write.dry_run if dry is None else dry, "comment": write.comment, **values})

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
 from daemon.cli.client import SYSTEM
-from daemon.cli.json_types import JsonObject, as_object, text_of
-from daemon.cli.plans import plan_of, show_verb_plan
+from daemon.cli.json_types import as_object, text_of
+from daemon.cli.plans import agreed, plan_of
 from daemon.cli.progress import job_error, watch
 from daemon.cli.render import emit_json, line
 from daemon.cli.session import Session, Write, writes
@@ -36,19 +34,11 @@ def _verb(verb: str) -> click.Command:
     )
     @writes
     def act(session: Session, write: Write, drain: int | None) -> None:
-        options: JsonObject = {"comment": write.comment}
-        if drain is not None:
-            options["drain_seconds"] = drain
-        answer = session.client.call(SYSTEM, "Maintenance", verb, json.dumps({**options, "dry_run": True}))
-        plan = plan_of(answer)
-        if not write.json:
-            show_verb_plan(plan, help_text)
-        if write.dry_run:
-            if write.json:
-                emit_json({"dry_run": True, **plan})
+        look = write.options(dry=True, drain_seconds=drain)
+        plan = plan_of(session.client.call(SYSTEM, "Maintenance", verb, look))
+        if not agreed(write, plan, question, help_text):
             return
-        write.ask(question)
-        job = session.client.call(SYSTEM, "Maintenance", verb, json.dumps(options))
+        job = session.client.call(SYSTEM, "Maintenance", verb, write.options(drain_seconds=drain))
         try:
             ended = watch(session.client, job, quiet=write.json)
         except UnavailableError:

@@ -35,6 +35,21 @@ def show_verb_plan(plan: JsonObject, otherwise: str) -> None:
         line("  Live calls end.", style="bold red")
 
 
+def agreed(write: Write, plan: JsonObject, question: str, otherwise: str = "") -> bool:
+    """Show what a verb would do (`otherwise` where it has no words of its own) and ask.
+
+    False if the dry run is all that is wanted; raises DeclinedError for a no.
+    """
+    if not write.json:
+        show_verb_plan(plan, otherwise)
+    if write.dry_run:
+        if write.json:
+            emit_json({"dry_run": True, **plan})
+        return False
+    write.ask(question)
+    return True
+
+
 def propose(client: Client, document: JsonObject, base: int) -> JsonObject:
     """The daemon's plan for a whole document; raises InvalidSettingsError with every fatal problem."""
     plan = client.read_object(SETTINGS, "Propose", json.dumps(document), base)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
 
 import click
 
 from daemon.cli.json_types import JsonObject, as_object, text_of, texts_of
-from daemon.cli.plans import plan_of, show_verb_plan
+from daemon.cli.plans import agreed, plan_of
 from daemon.cli.progress import follow as follow_job
 from daemon.cli.render import emit_json, fields, line
 from daemon.cli.session import Session, Write, reads, writes
@@ -53,17 +52,12 @@ def status(session: Session, as_json: bool, watch: bool) -> None:
 @writes
 def start(session: Session, write: Write, what: str, follow: bool, accept_deletions: bool) -> None:
     """Copy everything from the master anew. Safe to interrupt and to repeat."""
-    options = {"what": what, "accept_deletions": accept_deletions, "comment": write.comment}
-    plan = plan_of(session.client.call(REPLICATION, "Start", json.dumps({**options, "dry_run": True})))
-    if write.dry_run and write.json:
-        emit_json({"dry_run": True, **plan})
+    look = write.options(dry=True, what=what, accept_deletions=accept_deletions)
+    plan = plan_of(session.client.call(REPLICATION, "Start", look))
+    if not agreed(write, plan, "Start?", "A full resynchronization would begin."):
         return
-    if not write.json:
-        show_verb_plan(plan, "A full resynchronization would begin.")
-    if write.dry_run:
-        return
-    write.ask("Start?")
-    job = session.client.call(REPLICATION, "Start", json.dumps(options))
+    order = write.options(what=what, accept_deletions=accept_deletions)
+    job = session.client.call(REPLICATION, "Start", order)
     if not follow:
         if write.json:
             emit_json({"job": job})

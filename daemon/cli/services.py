@@ -11,7 +11,7 @@ import click
 from daemon.cli.client import SERVICES
 from daemon.cli.completion import complete_services
 from daemon.cli.json_types import JsonObject, as_list, objects_of, text_of
-from daemon.cli.plans import plan_of, show_verb_plan
+from daemon.cli.plans import agreed, plan_of
 from daemon.cli.progress import follow
 from daemon.cli.render import emit_json, line, table, visible
 from daemon.cli.session import Session, Write, reads, writes
@@ -62,22 +62,12 @@ def _act(verb: str) -> click.Command:
     )
     @writes
     def act(session: Session, write: Write, name: str, drain: int | None) -> None:
-        options: JsonObject = {"comment": write.comment}
-        if drain is not None:
-            options["drain_seconds"] = drain
-        answer = session.client.call(SERVICES, "Act", name, verb, json.dumps({**options, "dry_run": True}))
-        plan = plan_of(answer)
-        sentence = f"{verb.capitalize()} the service {name}."
-        if write.dry_run:
-            if write.json:
-                emit_json({"dry_run": True, **plan})
-            else:
-                show_verb_plan(plan, sentence)
+        look = write.options(dry=True, drain_seconds=drain)
+        plan = plan_of(session.client.call(SERVICES, "Act", name, verb, look))
+        word = verb.capitalize()
+        if not agreed(write, plan, f"{word} {visible(name)}?", f"{word} the service {name}."):
             return
-        if not write.json:
-            show_verb_plan(plan, sentence)
-        write.ask(f"{verb.capitalize()} {visible(name)}?")
-        job = session.client.call(SERVICES, "Act", name, verb, json.dumps(options))
+        job = session.client.call(SERVICES, "Act", name, verb, write.options(drain_seconds=drain))
         result = follow(session.client, job, quiet=write.json)
         if write.json:
             emit_json({"job": job, "result": result})

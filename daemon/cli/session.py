@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 import click
 
 from daemon.cli.client import Client
+from daemon.cli.json_types import JsonValue
 from daemon.errors import CentralinoError
 
 Parameters = ParamSpec("Parameters")
@@ -61,6 +63,11 @@ class Write:
     comment: str
     yes: bool
     json: bool
+
+    def options(self, *, dry: bool = False, **values: JsonValue) -> str:
+        """What a verb of the bus takes as its options: those of every write, and these but for None."""
+        given = {name: value for name, value in values.items() if value is not None}
+        return json.dumps({"dry_run": dry, "comment": self.comment, **given})
 
     def ask(self, question: str) -> None:
         """Go on only with consent; raises DeclinedError, or UsageError where nobody can be asked."""
