@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -14,28 +13,9 @@ from pathlib import Path
 from appliance.lab import Client, Lab, Node
 from appliance.lab_host import LabError, wait_for
 from tests.bench.rows import Row, median
+from tests.support.shielded_box import PASSWORD, USER, open_account, phone, shield
 
 PACKAGES = ("firewalld", "fail2ban", "python3-systemd", "python3-pyinotify")
-PHONE = Path(__file__).resolve().parents[1] / "support" / "sip_phone.py"
-PASSWORD = "right-4711"
-ACCOUNT = f"""
-[phone1]
-type = endpoint
-context = centralino-probe
-disallow = all
-allow = alaw
-auth = phone1
-aors = phone1
-[phone1]
-type = auth
-auth_type = userpass
-username = phone1
-password = {PASSWORD}
-[phone1]
-type = aor
-max_contacts = 1
-remove_existing = yes
-"""
 # The stock filter reads a file; the image logs to the journal alone.
 SECURITY_LOG = "/var/log/asterisk/messages"
 JAIL = f"""
@@ -75,11 +55,9 @@ def prepare(lab: Lab, node: Node) -> None:
     """An account for a phone, a log for fail2ban, and the clients; on a node that runs."""
     for name in ("phone", "attacker"):
         lab.add_client(name)
-    node.run(["tee", "/etc/asterisk/pjsip.d/figures.conf"], input_text=ACCOUNT)
+    open_account(node)
     node.run(["tee", "/etc/fail2ban/jail.d/asterisk.local"], input_text=JAIL)
     node.run(["systemctl", "stop", "fail2ban.service", "firewalld.service"], check=False)
-    node.run(["asterisk", "-rx", "module reload res_pjsip.so"])
-    wait_for(lambda: _shield(node).get("listening") is True, 60, "the shield's connection to Asterisk")
 
 
 def measure(lab: Lab, node: Node, runs: int = 5) -> list[Row]:
@@ -153,7 +131,7 @@ class _Load:
 
 
 def _flood(lab: Lab, node: Node, *, flooded: bool) -> _Load:
-    phone, attacker = lab.clients["phone"], lab.clients["attacker"]
+    caller, attacker = lab.clients["phone"], lab.clients["attacker"]
     flood = None
     if flooded:
         with tempfile.NamedTemporaryFile("w", suffix=".xml", delete=False) as file:
@@ -165,8 +143,8 @@ def _flood(lab: Lab, node: Node, *, flooded: bool) -> _Load:
         wait_for(lambda: _sent(attacker) > before + 100, 20, "the flood")
     try:
         began, used, sent = time.monotonic(), _processor(node), _sent(attacker)
-        words = ["watch", node.address(), "phone1", PASSWORD, str(WATCH_SECONDS), str(BETWEEN_SECONDS)]
-        done = phone.run([sys.executable, str(PHONE), *words], limit_seconds=WATCH_SECONDS + 30)
+        words = ["watch", node.address(), USER, PASSWORD, str(WATCH_SECONDS), str(BETWEEN_SECONDS)]
+        seen = phone(caller, *words, limit_seconds=WATCH_SECONDS + 30)
         seconds = time.monotonic() - began
         now = _processor(node)
         # Supervision restarts an Asterisk that a flood silenced: then only the new one's time is known.
@@ -177,30 +155,26 @@ def _flood(lab: Lab, node: Node, *, flooded: bool) -> _Load:
             flood.kill()
             flood.wait()
             Path(file.name).unlink()
-    return _Load(load, list(json.loads(done.output)["statuses"]), rate)
+    return _Load(load, _statuses(seen), rate)
 
 
 def _restart_asterisk(lab: Lab, node: Node) -> None:
     """Every configuration begins with an Asterisk that answers."""
     node.run(["systemctl", "restart", "asterisk.service"], limit_seconds=90)
-    words = [sys.executable, str(PHONE), "options", node.address(), "1", "0"]
 
     def answers() -> bool:
-        return json.loads(lab.clients["phone"].run(words).output)["statuses"] != [0]
+        return _statuses(phone(lab.clients["phone"], "options", node.address(), "1", "0")) != [0]
 
     wait_for(answers, 60, "an Asterisk that answers")
 
 
 def _seconds_to_block(lab: Lab, node: Node, forgive: Callable[[], None]) -> float | None:
-    words = ["guess", node.address(), "phone1", "5", str(BLOCK_LIMIT_SECONDS)]
-    done = lab.clients["attacker"].run(
-        [sys.executable, str(PHONE), *words], limit_seconds=BLOCK_LIMIT_SECONDS + 30
-    )
+    words = ["guess", node.address(), USER, "5", str(BLOCK_LIMIT_SECONDS)]
+    found = phone(lab.clients["attacker"], *words, limit_seconds=BLOCK_LIMIT_SECONDS + 30)
     forgive()
-    found = json.loads(done.output)
     if found["statuses"] != [401] * 5:
         raise LabError(f"the attacker was to hear five times 401, not {found['statuses']}")
-    seconds = float(found["last"])
+    seconds = float(str(found["last"]))
     return None if seconds < 0 else seconds
 
 
@@ -295,7 +269,7 @@ def _many_blocked(node: Node, runs: int) -> list[Row]:
     before = _resident(node, "centralinod.service")
     words = ["centralino", "firewall", "blocklist", "/root/blocked", "--yes", "--json"]
     through_all = node.run(words, limit_seconds=120).seconds
-    wait_for(lambda: _shield(node) != {}, 30, "the daemon's answer")
+    wait_for(lambda: shield(node)["listening"] is True, 30, "the daemon's answer")
     growth = _resident(node, "centralinod.service") - before
     again = [
         node.run(["centralino", "firewall", "reload", "--yes"], limit_seconds=60).seconds for _ in range(runs)
@@ -305,7 +279,7 @@ def _many_blocked(node: Node, runs: int) -> list[Row]:
     done = node.run([ON_BOX_PYTHON, "-c", COMPARISON, str(runs)], limit_seconds=300)
     times = {kind: median(seconds) or 0.0 for kind, seconds in json.loads(done.output).items()}
     node.run(["systemctl", "start", "centralinod.service"], limit_seconds=60)
-    wait_for(lambda: _shield(node).get("listening") is True, 60, "the shield's connection to Asterisk")
+    wait_for(lambda: shield(node)["listening"] is True, 60, "the shield's connection to Asterisk")
     node.run(["tee", "/root/none"], input_text="")
     node.run(["centralino", "firewall", "blocklist", "/root/none", "--yes"], limit_seconds=120)
     what = f"{ADDRESSES} blocked addresses"
@@ -359,9 +333,10 @@ def _firewalld(node: Node, runs: int) -> tuple[float, list[float], float]:
     return load + reload[0], reload, growth
 
 
-def _shield(node: Node) -> dict[str, object]:
-    done = node.run(["centralino", "firewall", "status", "--json"], check=False, limit_seconds=60)
-    return dict(json.loads(done.output)["shield"]) if done.ok else {}
+def _statuses(seen: dict[str, object]) -> list[int]:
+    found = seen["statuses"]
+    assert isinstance(found, list)  # sip_phone.py's own answer
+    return [int(status) for status in found]
 
 
 def _process(node: Node, unit: str) -> str:

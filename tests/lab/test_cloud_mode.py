@@ -22,10 +22,12 @@ from appliance.lab import LOGS, Client, Lab, Node
 from appliance.lab_host import Result, execute, wait_for
 from appliance.lab_network import enter
 from appliance.lab_sip import SCENARIOS, add_phone
+from tests.support.shielded_box import phone
 
 pytestmark = pytest.mark.lab
 
 UNIT = "centralinod.service"
+GATEWAY = "10.77.0.1"
 NAME, PUBLIC, HOME, PEER = "pbx.example.com", "203.0.113.10", "203.0.113.60", "203.0.113.50"
 EDGE_CLIENT = '{"edge": "edge.example.com", "key": "abc"}\n'
 TRANSLATION = """
@@ -160,10 +162,10 @@ def test_the_domain_reaches_asterisk_and_the_plan_says_what_it_costs(world: Worl
 
 
 def test_a_phone_inside_hears_the_own_address(world: World, tmp_path: Path) -> None:
-    phone = add_phone(world.node, "1002")
+    account = add_phone(world.node, "1002")
     accounts = tmp_path / "accounts.csv"
     accounts.write_text(
-        f"SEQUENTIAL\n1002;[authentication username=1002 password={phone.password}];600;18000\n"
+        f"SEQUENTIAL\n1002;[authentication username=1002 password={account.password}];600;18000\n"
     )
     log = tmp_path / "messages.log"
     sipp = [
@@ -245,10 +247,10 @@ def test_cloud_mode_stays_when_it_is_confirmed(world: World) -> None:
 
 
 def test_a_phone_behind_nat_hears_the_public_address(world: World, tmp_path: Path) -> None:
-    phone = add_phone(world.node, "1001")
+    account = add_phone(world.node, "1001")
     accounts = tmp_path / "accounts.csv"
     accounts.write_text(
-        f"SEQUENTIAL\n1001;[authentication username=1001 password={phone.password}];600;18000\n"
+        f"SEQUENTIAL\n1001;[authentication username=1001 password={account.password}];600;18000\n"
     )
     log = tmp_path / "messages.log"
     sipp = [
@@ -263,6 +265,31 @@ def test_a_phone_behind_nat_hears_the_public_address(world: World, tmp_path: Pat
     assert f"c=IN IP4 {PUBLIC}" in answer
     assert f"Contact: <sip:{PUBLIC}:5060>" in answer
     assert world.node.address() not in answer.partition("a=rtpmap")[0]
+
+
+def test_a_phone_is_admitted_from_a_new_address_once_it_has_authenticated(world: World) -> None:
+    account, stranger = add_phone(world.node, "1003"), "203.0.113.51"
+
+    def comes_from(address: str) -> None:
+        words = ["ip", "route", "replace", f"{PUBLIC}/32", "via", GATEWAY, "src", address]
+        world.peer.run(words)
+
+    def known() -> str:
+        return world.node.run(["nft", "list", "set", "inet", "centralino", "phones4"]).output
+
+    gateway = world.lab.network.namespace("gateway")
+    world.peer.run(["ip", "address", "replace", f"{stranger}/32", "dev", "eth0"])
+    execute(["ip", "-n", gateway, "route", "replace", f"{stranger}/32", "via", world.peer.address()])
+    comes_from(PEER)
+    assert PEER not in known()
+    answered = phone(world.peer, "register", PUBLIC, account.number, account.password)
+    assert answered["statuses"] == [200]
+    wait_for(lambda: PEER in known(), 10, "the phone's address in the kernel's set")
+    # More at once than the kernel lets a stranger send.
+    assert len(phone(world.peer, "burst", PUBLIC, "150")["statuses"]) > 120  # type: ignore[arg-type]
+    comes_from(stranger)
+    assert len(phone(world.peer, "burst", PUBLIC, "150")["statuses"]) < 100  # type: ignore[arg-type]
+    assert stranger not in known()
 
 
 def allocate(world: World, user: str, password: str, peer: str, *options: str) -> Result:

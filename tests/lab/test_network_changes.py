@@ -155,6 +155,21 @@ def test_a_daemon_killed_meanwhile_still_returns(node: Node, admin: Admin) -> No
     assert newest(node)["state"] == "rolled_back"
 
 
+def test_a_daemon_that_died_before_it_looked_looks_when_it_is_back(
+    node: Node, admin: Admin, lab_of_one: Lab
+) -> None:
+    assert centralino(node, "network", "set", "eth0", "--mtu", "1400", "--confirm", "600", "--yes").ok
+    node.run(["systemctl", "stop", UNIT])
+    lab_of_one.partition(["gateway"], ["node1"])
+    try:
+        node.run(["systemctl", "start", UNIT])
+        wait_for(lambda: newest(node)["state"] == "rolled_back", 40, "the early return")
+    finally:
+        lab_of_one.heal()
+    assert newest(node)["reason"] == f"was not kept: the gateway {GATEWAY} does not answer on eth0"
+    assert admin.lives(10)
+
+
 def test_networkmanagers_own_checkpoint_returns_when_the_daemon_stays_dead(node: Node, admin: Admin) -> None:
     change = ("--address", "10.99.0.13/24", "--gateway", "none", "--confirm", "5", "--yes")
     assert centralino(node, "network", "set", "eth0", *change).ok

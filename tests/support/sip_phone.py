@@ -2,6 +2,7 @@
 
     python sip_phone.py register HOST USER PASSWORD [COUNT]
     python sip_phone.py options HOST COUNT SECONDS_BETWEEN
+    python sip_phone.py burst HOST COUNT
     python sip_phone.py watch HOST USER PASSWORD SECONDS SECONDS_BETWEEN
     python sip_phone.py guess HOST USER TRIES LIMIT_SECONDS
     python sip_phone.py forge HOST SOURCE USER COUNT
@@ -88,6 +89,28 @@ class Phone:
         return self.ask(self.message("REGISTER", identity, fields), limit_seconds)[0]
 
 
+def burst(host: str, count: int, limit_seconds: float = 2.0) -> list[int]:
+    """Send so many OPTIONS at once; a status for each that was answered."""
+    phone = Phone(host)
+    phone.link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+    waiting = {secrets.token_hex(8) for _ in range(count)}
+    for identity in waiting:
+        phone.link.send(phone.message("OPTIONS", identity).encode())
+    statuses = []
+    end = time.monotonic() + limit_seconds
+    while waiting and (left := end - time.monotonic()) > 0:
+        phone.link.settimeout(left)
+        try:
+            answer = phone.link.recv(65536).decode("utf-8", "replace")
+        except TimeoutError:
+            break
+        found = re.search(r"^Call-ID: (\S+)", answer, re.MULTILINE)
+        if found and found[1] in waiting:
+            waiting.discard(found[1])
+            statuses.append(int(answer.split()[1]))
+    return statuses
+
+
 def guess(host: str, user: str, tries: int, limit_seconds: float) -> tuple[list[int], float]:
     """Guess passwords, then ask until nothing answers any more.
 
@@ -153,6 +176,8 @@ def main(words: list[str]) -> None:
             for _ in range(int(count)):
                 statuses.append(phone.options())
                 time.sleep(float(pause))
+        case ["burst", host, count]:
+            statuses = burst(host, int(count))
         case ["watch", host, user, password, seconds, pause]:
             phone = Phone(host, user, password)
             phone.register()
