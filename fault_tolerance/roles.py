@@ -301,7 +301,7 @@ EDGES: tuple[Edge, ...] = (
     Edge(
         "first_master",
         _roles(Role.JOINING),
-        lambda view: _wins_election(view) and not _peer_still_starts(view),
+        lambda view: _wins_election(view) and view.acquainted and not _peer_still_starts(view),
         Role.PROMOTING,
         (Action.NEW_EPOCH, Action.PROMOTE),
         "no node is master and this one comes first",

@@ -40,6 +40,8 @@ STEPPED_DOWN_SECONDS = 10.0
 STALL_SECONDS = 0.9
 SLOW_SECONDS = 2.0
 LONG_AWAY_SECONDS = 5.0
+# Two nodes that have just met may each think the other one unfit, by words from before the meeting.
+ACQUAINTED_BEATS = 4
 # A database that recovers from a power loss may take so long; then the peer goes on without it.
 DATABASE_START_SECONDS = 60.0
 # An epoch cannot be written to a full disk, and a database does not go on with one.
@@ -100,7 +102,7 @@ class Runtime:
         self._stepped_down_until = 0.0
         # Two nodes that both cannot must not pass the role to and fro.
         self._can_serve = True
-        self._link_state = Link.NEVER
+        self._link_state, self._link_since = Link.NEVER, 0.0
         self._followed = False
         self.provider = Provider(hook, self.executor.background, self.wake)
 
@@ -296,6 +298,7 @@ class Runtime:
             core_failed=self.core.failed or self.disk_full,
             yielding=self.restraint.yielding(now) and facts.link is Link.UP,
             peer_claims=self.claims.standing,
+            acquainted=now - self._link_since > ACQUAINTED_BEATS * INTERVAL_SECONDS[self.pair.adverts],
         )
 
     def _vrrp(self) -> Vrrp:
@@ -427,7 +430,7 @@ class Runtime:
         if state is self._link_state:
             return
         log.info("the peer link is %s", state.value)
-        self._link_state = state
+        self._link_state, self._link_since = state, now
         if state is not Link.UP:
             self.restraint.link_lost()
         else:

@@ -141,6 +141,7 @@ class View:
     `epoch` is the newest that this node has ever seen. `peer` stays what was heard last when the link is
     lost. `forced` says that an administrator insisted, which steps over the overridable obstacles; it holds
     until the peer or a third party is seen again. `yielding` is what YIELD_ADDRESSES set.
+    `acquainted` says that the two have talked for a while, so that each knows what the other knows.
     `peer_claims` says that the peer's adverts go on although this node serves and cannot talk to it.
     """
 
@@ -159,6 +160,7 @@ class View:
     core_failed: bool = False
     yielding: bool = False
     peer_claims: bool = False
+    acquainted: bool = True
 
     @property
     def eligible(self) -> bool:

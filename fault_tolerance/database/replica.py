@@ -201,7 +201,7 @@ class MariaDb:
         if self._seed_share is not None:
             obstacles = frozenset({Obstacle.SEEDING})
             details = [self._seed_text]
-        elif self._note and self._aim is Aim.FOLLOWING:
+        elif self._note and self._aim is Aim.FOLLOWING and not (own and own.configured and own.applying):
             obstacles |= {Obstacle.REPLICA_BROKEN}
         alarm = ""
         if kept := self._kept:
@@ -292,7 +292,13 @@ class MariaDb:
             finish(self._seeding, own)
             own.do("STOP SLAVE")
             seen = look(own, time.monotonic())
-            peer, lineage = self._ask_peer(port, limit_seconds)
+            try:
+                peer, lineage = self._ask_peer(port, limit_seconds)
+            except UnavailableError:
+                if seen.configured:
+                    # A peer that dies while it is asked leaves a replica that can take over.
+                    own.do("START SLAVE")
+                raise
             if lineage != seen.lineage:
                 self._replace(seen.state, GtidState(), "this node's data is not a copy of the peer's")
                 return

@@ -138,6 +138,12 @@ def test_joint_boot_ends_with_one_master() -> None:
     assert name(other) is None
 
 
+def test_nobody_comes_first_before_both_know_what_the_other_knows() -> None:
+    met = View(Role.JOINING, 2, HIGH, link=Link.UP, peer=Peer(Role.JOINING, 2, LOW), acquainted=False)
+    assert name(met) is None
+    assert name(replace(met, acquainted=True)) == "first_master"
+
+
 def test_who_knows_his_data_waits_for_a_peer_whose_database_still_starts() -> None:
     early = View(Role.JOINING, 2, HIGH, link=Link.UP, peer=Peer(Role.JOINING, 2, Rank(2, 0, 1)))
     starting = replace(early.peer, obstacles=frozenset({Obstacle.DATABASE_STARTING}))  # type: ignore[type-var]
@@ -207,6 +213,7 @@ views = st.builds(
     core_failed=st.booleans(),
     yielding=st.booleans(),
     peer_claims=st.booleans(),
+    acquainted=st.booleans(),
 )
 
 
