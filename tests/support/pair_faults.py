@@ -93,6 +93,8 @@ def _instead_of(node: Node, program: str, wrapper: str) -> Iterator[None]:
     node.run(["tee", f"{program}.new"], input_text=wrapper)
     node.run(["chmod", "755", f"{program}.new"])
     node.run(["mv", f"{program}.new", program])
+    # A power loss must not leave half of it.
+    node.run(["sync", "-f", program])
     try:
         yield
     finally:
