@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from appliance.lab import Node
+from appliance.lab_host import wait_for
 from tests.bench.rows import Row, median
 
 ADDRESS = "10.77.0.11/24"
@@ -23,38 +24,75 @@ assert job["state"] == "done", job
 """
 
 
+# What a careful script does with NetworkManager's own tool: change, re-apply, see that the kernel has it.
+BARE = """
+set -e
+nmcli connection modify "$1" "$2" "$3"
+nmcli device reapply eth0 > /dev/null
+ip address show dev eth0 | grep -qF "$4"
+"""
+HELPER = "daemon.settings.worker"
+RESTS_WITHIN_SECONDS = 60.0
+
+
 def measure(node: Node, runs: int = 15) -> list[Row]:
-    """Median wall time of a change in place, in turns; two rounds warm up.
+    """Median wall time of changes in place, in turns; two rounds warm up.
 
     Ours checks, plans, writes durably, re-applies, asks the gateway, and leaves the change to be confirmed
-    (the confirming is not measured); the peer modifies its profile and re-applies it.
+    (the confirming is not measured).
     """
-    static = ("--address", ADDRESS, "--gateway", "10.77.0.1", "--ipv6", "off", "--confirm", "0")
-    _set(node, *static)
-    mtu: list[float] = []
-    address: list[float] = []
-    bare: list[float] = []
-    inside: list[float] = []
+    _set(node, "--address", ADDRESS, "--gateway", "10.77.0.1", "--ipv6", "off", "--confirm", "0")
+    seen: dict[str, list[float]] = {}
     for turn in range(runs + 2):
-        times = (
-            (mtu, _set(node, "--mtu", str(1400 + turn))),
-            (address, _set(node, "--address", ADDRESS, "--address", f"10.77.0.{50 + turn}/24")),
-            (inside, _ask(node, 1350 + turn)),
-            (bare, _bare(node, 1300 + turn)),
-        )
-        for seen, seconds in times:
-            if turn >= 2:
-                seen.append(seconds * 1000)
-    peer = median(bare)
-    limit = None if peer is None else TIMES_PEER * peer
-    name = "`nmcli connection modify` + `nmcli device reapply`"
+        times = {
+            "mtu": _set(node, "--mtu", str(1400 + turn)),
+            "bare mtu": _bare(node, "802-3-ethernet.mtu", f"{1300 + turn}", f"mtu {1300 + turn} "),
+            "address": _set(node, "--address", ADDRESS, "--address", f"10.77.0.{50 + turn}/24"),
+            "bare address": _bare(
+                node, "+ipv4.addresses", f"10.77.0.{150 + turn}/24", f"inet 10.77.0.{150 + turn}/"
+            ),
+            "inside": _ask(node, 1350 + turn),
+        }
+        if turn >= 2:
+            for name, seconds in times.items():
+                seen.setdefault(name, []).append(seconds * 1000)
+    found = {name: median(values) or 0.0 for name, values in seen.items()}
+    first = []
+    for turn in range(3):
+        wait_for(lambda: not _helper_runs(node), RESTS_WITHIN_SECONDS, "the end of the settings helper")
+        first.append(_set(node, "--mtu", str(1450 + turn)) * 1000)
+    name = "`nmcli connection modify`, `nmcli device reapply`, `ip address show`"
     rule = f"{TIMES_PEER} x peer"
     note = "with the checks of gateway, SSH sessions and both journals' fsyncs; the peer does none of that"
     waits = "the wire is asked 0.1 s whether the new address is free"
+    rests = "the program that checks settings ends after 20 s and has to be started"
+    mtu, address = found["bare mtu"], found["bare address"]
+    limit = TIMES_PEER * mtu
     return [
-        Row("network change, set to verified", median(mtu), peer, name, "ms", runs, limit, rule, note),
-        Row("network change, the daemon's part of it", median(inside), peer, name, "ms", runs, note=note),
-        Row("new address, set to verified", median(address), peer, name, "ms", runs, limit, rule, waits),
+        Row(
+            "network change, set to verified",
+            found["mtu"],
+            mtu,
+            name,
+            "ms",
+            runs,
+            TIMES_PEER * mtu,
+            rule,
+            note,
+        ),
+        Row("network change, the daemon's part of it", found["inside"], mtu, name, "ms", runs, note=note),
+        Row("network change, the first after a while", median(first), mtu, name, "ms", 3, note=rests),
+        Row(
+            "new address, set to verified",
+            found["address"],
+            address,
+            name,
+            "ms",
+            runs,
+            TIMES_PEER * address,
+            rule,
+            waits,
+        ),
     ]
 
 
@@ -70,6 +108,9 @@ def _ask(node: Node, mtu: int) -> float:
     return seconds
 
 
-def _bare(node: Node, mtu: int) -> float:
-    modify = ["nmcli", "connection", "modify", PROFILE, "802-3-ethernet.mtu", str(mtu)]
-    return node.run(modify).seconds + node.run(["nmcli", "device", "reapply", "eth0"]).seconds
+def _bare(node: Node, setting: str, value: str, shown: str) -> float:
+    return node.run(["sh", "-c", BARE, "sh", PROFILE, setting, value, shown]).seconds
+
+
+def _helper_runs(node: Node) -> bool:
+    return node.run(["pgrep", "-f", HELPER], check=False).ok
