@@ -67,7 +67,6 @@ def measure(node: Node, runs: int = 15) -> list[Row]:
     waits = "the wire is asked 0.1 s whether the new address is free"
     rests = "the program that checks settings ends after 20 s and has to be started"
     mtu, address = found["bare mtu"], found["bare address"]
-    limit = TIMES_PEER * mtu
     return [
         Row(
             "network change, set to verified",
