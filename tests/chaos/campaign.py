@@ -144,8 +144,10 @@ def run_one(stage: Stage, fault: Fault, seed: int, number: int, logs: Path = LOG
             # Automatic moves are counted for an hour; a person who has looked says so by a role.
             for node in stage.pair.nodes:
                 scene.ask(node, "fault-tolerance", "role", scene.role(node), "--yes")
-    except LabError as error:
-        outcome.failures.append(f"the campaign could not go on: {error}; {scene.describe()}")
+    except Exception as error:
+        # Whatever it is, the other faults must still be tried; a pair that was left broken is replaced.
+        outcome.failures.append(f"the fault could not be played to its end: {error!r}; {scene.describe()}")
+        outcome.healthy_seconds = 0.0
     outcome.notes = scene.notes + stage.load.trouble
     outcome.seconds = round(time.monotonic() - began, 1)
     if outcome.failures:

@@ -16,12 +16,12 @@ from types import TracebackType
 from appliance.lab import Client
 from appliance.lab_host import LabTimeoutError
 from appliance.lab_pair import SHARED
+from appliance.lab_phone import Registrar
 from appliance.lab_sip import OptionsProber, Phone, socket_in
-from tests.support import sip_phone
 
 # Of the ports for audio, which the firewall leaves open.
 PORT = 19998
-ROW_SECONDS, FILE_SECONDS, REGISTER_SECONDS, ARP_SECONDS, OPTIONS_SECONDS = 0.04, 0.5, 1.0, 0.05, 0.1
+ROW_SECONDS, FILE_SECONDS, ARP_SECONDS, OPTIONS_SECONDS = 0.04, 0.5, 0.05, 0.1
 ETHERTYPE_ARP = 0x0806
 CLONE_NEWNET = 0x40000000
 # Whoever answers again sooner than this has not lost the address and won it back.
@@ -38,17 +38,22 @@ class Acknowledged:
     digest: str = ""
 
 
+class SlowRegistrar(Registrar):
+    """One registration a second."""
+
+    interval_seconds = 1.0
+
+
 class Load:
     """Begins with the block and ends with it. All lists only grow."""
 
     def __init__(self, probe: Client, phone: Client, watcher: Client) -> None:
         """`watcher` asks by ARP alone, so that its answers refresh nobody else's memory. `account` is set
         before the load begins."""
-        self._watcher = watcher
+        self._phone, self._watcher = phone, watcher
         self.account = Phone("", "")
         self.rows: list[Acknowledged] = []
         self.files: list[Acknowledged] = []
-        self.registered: list[float] = []
         self.arp: list[tuple[float, str]] = []
         self.options = OptionsProber(probe, SHARED, interval_seconds=OPTIONS_SECONDS)
         self.asked_rows = 0
@@ -57,7 +62,6 @@ class Load:
             threading.Thread(target=self._guarded, args=(client, work), name=work.__name__, daemon=True)
             for client, work in (
                 (probe, self._write),
-                (phone, self._register),
                 (watcher, self._ask_by_arp),
             )
         ]
@@ -65,6 +69,7 @@ class Load:
 
     def __enter__(self) -> Load:
         self.options.__enter__()
+        self._registrar = SlowRegistrar(self._phone, self.account, SHARED).__enter__()
         for thread in self._threads:
             thread.start()
         return self
@@ -76,6 +81,12 @@ class Load:
         for thread in self._threads:
             thread.join(10)
         self.options.__exit__(kind, error, trace)
+        self._registrar.__exit__(kind, error, trace)
+
+    @property
+    def registered(self) -> list[float]:
+        """When registrations were accepted."""
+        return self._registrar.received
 
     def holders(self, since: float) -> set[str]:
         """The hardware addresses that have answered for the shared address since then."""
@@ -109,13 +120,6 @@ class Load:
                 kind, number, node, *digest = wire.recv(256).decode().split()
                 told = Acknowledged(int(number), node, time.monotonic(), *digest)
                 (self.rows if kind == "row" else self.files).append(told)
-
-    def _register(self) -> None:
-        phone = sip_phone.Phone(SHARED, self.account.number, self.account.password)
-        while not self._end.wait(REGISTER_SECONDS):
-            with contextlib.suppress(OSError, StopIteration, KeyError):
-                if phone.register(1.0) == 200:
-                    self.registered.append(time.monotonic())
 
     def _ask_by_arp(self) -> None:
         wire = socket_in(self._watcher.namespace, socket.AF_PACKET, socket.SOCK_RAW)

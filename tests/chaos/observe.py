@@ -95,9 +95,12 @@ class Observer:
         return {name for said in self.said if said.moment >= moment for name in said.alarms}
 
     def declared_degraded(self, moment: float) -> bool:
-        """Whether, at that moment, the last word of this node was that its commits are on it alone."""
+        """Whether this node had said at that moment that its commits are on it alone.
+
+        It is asked five times a second, so what it said first in the next answer counts as said before.
+        """
         for said in reversed(self.said):
-            if said.moment <= moment:
+            if said.moment <= moment + ROLE_SECONDS:
                 return "pair.asynchronous" in said.alarms
         return False
 
