@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shutil
 import threading
 import time
@@ -118,7 +119,7 @@ def _fetch(seeding: Seeding, progress: Progress, cancelled: threading.Event) -> 
     source = start(seeding.command, stdout=PIPE, stderr=PIPE)
     extract: Popen[bytes] | None = None
     try:
-        total, state = _header(source)
+        total, state = _header(source, cancelled)
         free = os.statvfs(seeding.home)
         needed = total + SPARE_BYTES
         if free.f_bavail * free.f_frsize < needed:
@@ -141,10 +142,13 @@ def _fetch(seeding: Seeding, progress: Progress, cancelled: threading.Event) -> 
     return state
 
 
-def _header(source: Popen[bytes]) -> tuple[int, GtidState]:
+def _header(source: Popen[bytes], cancelled: threading.Event) -> tuple[int, GtidState]:
     """The line before the archive, byte by byte, so that the archive's first byte stays in the pipe."""
     line, stream = b"", pipe(source.stdout).fileno()
     while not line.endswith(b"\n") and len(line) < 65536:
+        while not select.select([stream], [], [], LOOK_SECONDS)[0]:
+            if cancelled.is_set():
+                raise CancelledError("the copying of the database was cancelled")
         byte = os.read(stream, 1)
         if not byte:
             source.wait(10)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.errors import NotFoundError, StorageError
+from daemon.errors import CancelledError, NotFoundError, StorageError
 from fault_tolerance.database import evidence, seed, serve, settings
 from fault_tolerance.database.forward import user_of
 from fault_tolerance.database.gtid import GtidState, parse
@@ -204,6 +205,17 @@ def test_a_copy_says_where_it_was_taken(tmp_path: Path) -> None:
     assert str(seed.copied_position(tmp_path)) == "0-1-5"
     (tmp_path / "mariadb_backup_binlog_info").write_text("centralino-bin.000001\t512\t\n")
     assert seed.copied_position(tmp_path) == GtidState()
+
+
+def test_a_peer_that_says_nothing_can_be_given_up(tmp_path: Path) -> None:
+    """Its database may be away for a while: whoever cancels does not wait for it, and the old data stay."""
+    (tmp_path / "data").mkdir()
+    seeding = seed.Seeding(tmp_path, "root", ["sleep", "60"])
+    cancelled = threading.Event()
+    cancelled.set()
+    with pytest.raises(CancelledError):
+        seed.receive(seeding, lambda _share, _text: None, cancelled)
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
 def test_the_size_leaves_the_log_of_changes_out(tmp_path: Path) -> None:
