@@ -29,7 +29,7 @@ from daemon.proposal import Applied, Proposal, Report
 from daemon.settings import Settings, dump, parse, sections
 from daemon.settings.revisions import Head, Intent, Phase, Revision, RevisionState, RevisionStore
 from daemon.settings.text import difference
-from daemon.subsystem import Change, Guard, JsonObject, State, Subsystem
+from daemon.subsystem import Change, Facts, Guard, JsonObject, State, Subsystem
 
 log = logging.getLogger(__name__)
 
@@ -318,7 +318,7 @@ class Engine:
             )
 
     def _propose(self, settings: Settings) -> Proposal:
-        facts = {name: state.facts for name, state in self.observe().items()}
+        facts = Facts(self.observe)
         problems: list[Problem] = []
         for subsystem in self.subsystems:
             problems += self._verify(subsystem, settings, facts)

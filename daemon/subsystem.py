@@ -11,7 +11,7 @@ engine uses it after a power loss, and undoes a failed or unconfirmed change wit
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -67,6 +67,29 @@ class State:
     reasons: tuple[str, ...] = ()
     drift: tuple[str, ...] = ()
     facts: Mapping[str, object] = field(default_factory=dict)
+
+
+class Facts(Mapping[str, object]):
+    """The facts of each subsystem by its name; the box is looked at when somebody first asks for one."""
+
+    def __init__(self, observe: Callable[[], Mapping[str, State]]) -> None:
+        self._observe = observe
+        self._seen: Mapping[str, State] | None = None
+
+    def __getitem__(self, name: str) -> object:
+        return self._states[name].facts
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._states)
+
+    def __len__(self) -> int:
+        return len(self._states)
+
+    @property
+    def _states(self) -> Mapping[str, State]:
+        if self._seen is None:
+            self._seen = self._observe()
+        return self._seen
 
 
 @runtime_checkable

@@ -241,13 +241,14 @@ class Client:
 
     def watch_job(
         self,
-        identifier: str,
+        job: str | Callable[[], str],
         on_change: Callable[[JsonObject], None] | None = None,
         *,
         limit_seconds: float | None = None,
     ) -> JsonObject:
         """Wait until a job ends and return it; `on_change` is called with every state seen on the way.
 
+        `job` is its identifier, or the call that begins it and returns that: then no word of it is missed.
         Without `on_change` the daemon is not asked for what happens on the way.
 
         A lost signal costs at most `JOB_POLL_SECONDS`: the job is also asked for. Raises UnavailableError
@@ -255,10 +256,13 @@ class Client:
         """
         started = time.monotonic()
         with self.signals(JOBS, "JobChanged") as wait:
-            job = self.read_object(JOBS, "Get", identifier)
+            identifier = job if isinstance(job, str) else job()
+            seen: JsonObject = {}
+            if isinstance(job, str) or on_change is not None:
+                seen = self.read_object(JOBS, "Get", identifier)
             if on_change is not None:
-                on_change(job)
-            while text_of(job, "state") not in FINISHED:
+                on_change(seen)
+            while text_of(seen, "state") not in FINISHED:
                 if limit_seconds is not None and time.monotonic() - started > limit_seconds:
                     raise UnavailableError(
                         f"job {identifier} did not end within {limit_seconds:g} s",
@@ -269,7 +273,7 @@ class Client:
                 ours = [event for event in events if text_of(event, "id") == identifier]
                 ended = any(text_of(event, "state") in FINISHED for event in ours)
                 if not events or ended or (ours and on_change is not None):
-                    job = self.read_object(JOBS, "Get", identifier)
+                    seen = self.read_object(JOBS, "Get", identifier)
                     if on_change is not None:
-                        on_change(job)
-        return job
+                        on_change(seen)
+        return seen

@@ -157,8 +157,8 @@ def apply(
     options: JsonObject = {"base": base, "comment": comment}
     if confirm_seconds is not None:
         options["confirm_seconds"] = confirm_seconds
-    job = client.call(SETTINGS, "Apply", json.dumps(document), json.dumps(options))
-    return follow(client, job, quiet=quiet)
+    words = (json.dumps(document), json.dumps(options))
+    return follow(client, lambda: client.call(SETTINGS, "Apply", *words), quiet=quiet)
 
 
 def _confirm(client: Client, result: JsonObject, write: Write) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 from daemon.cli.client import Client
 from daemon.cli.json_types import JsonObject, as_object, text_of
@@ -11,11 +12,16 @@ from daemon.errors import CancelledError, CentralinoError, InvalidSettingsError
 
 
 def follow(
-    client: Client, identifier: str, *, quiet: bool = False, limit_seconds: float | None = None
+    client: Client,
+    identifier: str | Callable[[], str],
+    *,
+    quiet: bool = False,
+    limit_seconds: float | None = None,
 ) -> JsonObject:
     """Wait for a job and return its result; raises what the job failed with.
 
-    Ctrl-C stops the watching, not the job, and says so.
+    In place of its identifier may stand the call that begins it. Ctrl-C stops the watching, not the job, and
+    says so.
     """
     job = watch(client, identifier, quiet=quiet, limit_seconds=limit_seconds)
     if text_of(job, "state") == "done":
@@ -24,19 +30,27 @@ def follow(
 
 
 def watch(
-    client: Client, identifier: str, *, quiet: bool = False, limit_seconds: float | None = None
+    client: Client,
+    identifier: str | Callable[[], str],
+    *,
+    quiet: bool = False,
+    limit_seconds: float | None = None,
 ) -> JsonObject:
-    """Wait for a job and return it as it ended, whatever its end."""
+    """Wait for a job, or begin it and wait, and return it as it ended, whatever its end."""
+    known = identifier if isinstance(identifier, str) else ""
     try:
         if quiet:
             return client.watch_job(identifier, limit_seconds=limit_seconds)
+        known = identifier if isinstance(identifier, str) else identifier()
         if colour_wanted(sys.stderr):
-            return _with_bar(client, identifier, limit_seconds)
-        return client.watch_job(identifier, _lines(), limit_seconds=limit_seconds)
+            return _with_bar(client, known, limit_seconds)
+        return client.watch_job(known, _lines(), limit_seconds=limit_seconds)
     except KeyboardInterrupt:
         line(
-            f"The job goes on. Follow it with: centralino jobs watch {identifier}; "
-            f"stop it with: centralino jobs cancel {identifier}",
+            f"The job goes on. Follow it with: centralino jobs watch {known}; "
+            f"stop it with: centralino jobs cancel {known}"
+            if known
+            else "What has begun goes on. See: centralino jobs",
             stream=sys.stderr,
         )
         raise

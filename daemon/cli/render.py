@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 import textwrap
 import unicodedata
@@ -65,7 +64,11 @@ def colour_wanted(stream: TextIO) -> bool:
 
 def width_of(stream: TextIO) -> int:
     """Columns of the terminal; pipes and files are never wrapped."""
-    return max(20, shutil.get_terminal_size((80, 24)).columns) if stream.isatty() else PIPE_WIDTH
+    if not stream.isatty():
+        return PIPE_WIDTH
+    import shutil  # three milliseconds that only a terminal needs
+
+    return max(20, shutil.get_terminal_size((80, 24)).columns)
 
 
 def prepare_streams() -> None:
