@@ -59,13 +59,14 @@ class Service:
         channel = SshChannel(pair, helper)
         self._database, self._files = _replications(pair, channel)
         self._resync = Resync(self._database, self._files)
+        self._pbx = Pbx(AMI_SECRET, platform().paths["asterisk_control"])
         hook = hook_of()
         arguments = [str(pair.public_address or ""), str(pair.own), str(pair.peer)]
         self.runtime = Runtime(
             pair,
             self._database,
             self._files,
-            Pbx(AMI_SECRET, platform().paths["asterisk_control"]),
+            self._pbx,
             self._selector,
             hook=provider_hook(hook, arguments) if hook is not None and pair.cloud else None,
             on_change=self._tell,
@@ -100,7 +101,7 @@ class Service:
             database.dissolve()
             silence.open_sip()
             sip_source.remove()
-            note_role(serving=True)
+            self._pbx.open()
             for name in ("role", "met"):
                 (RUN / name).unlink(missing_ok=True)
         self._doors.close()

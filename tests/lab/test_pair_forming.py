@@ -104,4 +104,7 @@ def test_each_node_serves_alone_after_the_pair_is_dissolved(pair: PairOfNodes) -
         writable = node.run(["mariadb", "--batch", "--skip-column-names", "-e", "SELECT @@read_only"])
         assert writable.output.strip() == "0"
         assert node.run(["cat", "/etc/ssh/centralino-peer.keys"]).output == ""
+        modules = node.run(["asterisk", "-rx", "module show like outbound_registration"]).output
+        assert "res_pjsip_outbound_registration.so" in modules
+        assert not node.run(["nft", "list", "table", "ip", "centralino_sip"], check=False).ok
     assert pair.holders() == []
