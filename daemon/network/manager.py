@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from enum import IntEnum
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from daemon.connections import keep
@@ -62,10 +63,24 @@ class Manager:
     def __init__(self) -> None:
         self._connection: Gio.DBusConnection | None = None
 
+    def read_profile(self, interface: str, file: Path) -> None:
+        """Take over one profile's file; the device stays as it is. Raises ApplyFailedError for a bad one."""
+        try:
+            taken = self._call(SETTINGS, f"{BUS_NAME}.Settings", "LoadConnections", "(as)", ([str(file)],))[0]
+        except _RefusedError as error:
+            raise UnavailableError(
+                f"NetworkManager did not read its profiles: {error.message}",
+                "see: journalctl -u NetworkManager",
+            ) from None
+        if taken is not True:
+            raise ApplyFailedError(
+                f"NetworkManager refuses the profile of {interface}", "see: journalctl -u NetworkManager"
+            )
+
     def read_profiles_again(self) -> None:
         """Take over what changed in the profiles' files; devices stay as they are."""
         try:
-            self._call(SETTINGS, "org.freedesktop.NetworkManager.Settings", "ReloadConnections", "()", ())
+            self._call(SETTINGS, f"{BUS_NAME}.Settings", "ReloadConnections", "()", ())
         except _RefusedError as error:
             raise UnavailableError(
                 f"NetworkManager did not read its profiles: {error.message}",
@@ -89,15 +104,6 @@ class Manager:
         ApplyFailedError with NetworkManager's reason.
         """
         uuid = profile_uuid(interface)
-        try:
-            profile = self._text(
-                SETTINGS, "org.freedesktop.NetworkManager.Settings", "GetConnectionByUuid", uuid
-            )
-        except _RefusedError as error:
-            raise ApplyFailedError(
-                f"NetworkManager refuses the profile of {interface}: {error.message}",
-                "see: journalctl -u NetworkManager",
-            ) from None
         device = self._device(interface)
         try:
             if device and self._active_uuid(device) == uuid and self._reapply(device):
@@ -109,6 +115,7 @@ class Manager:
                 )
             if state == DeviceState.UNAVAILABLE:
                 return
+            profile = self._text(SETTINGS, f"{BUS_NAME}.Settings", "GetConnectionByUuid", uuid)
             self._call(ROOT, BUS_NAME, "ActivateConnection", "(ooo)", (profile, device or NOTHING, NOTHING))
         except _RefusedError as error:
             raise ApplyFailedError(

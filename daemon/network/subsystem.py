@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import select
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from ipaddress import ip_interface
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from daemon.errors import ApplyFailedError, CentralinoError, Problem, StorageError
 from daemon.files import FileChange, apply_file_change, ensure_directory, read_text
-from daemon.network import keyfile
+from daemon.network import keyfile, netlink
 from daemon.network.checks import check, check_pair
 from daemon.network.conflicts import Conflicts
 from daemon.network.manager import Manager
@@ -30,7 +31,6 @@ HOSTS_FILE = Path("/etc/hosts")
 CHRONY_LIMIT_SECONDS = 10.0
 ADDRESS_LIMIT_SECONDS = 5.0
 SETTLE_SECONDS = 1.0
-POLL_SECONDS = 0.02
 
 log = logging.getLogger(__name__)
 
@@ -110,11 +110,14 @@ class Network:
             if change.detail.get("hosts") is not True:
                 self._manager.read_configuration_again()
             return
-        self._manager.read_profiles_again()
+        if change.detail.get("removed") is True:
+            self._manager.read_profiles_again()
+            return
+        self._manager.read_profile(interface, change.files[0].path)
         if change.detail.get("up") is True:
             self._manager.bring_up(interface)
             self._prove(interface, change)
-        elif change.detail.get("removed") is not True:
+        else:
             self._manager.take_down(interface)
 
     def observe(self) -> State:
@@ -252,24 +255,26 @@ class Network:
         text = next((file.after for file in change.files if file.after), "")
         started = time.monotonic()
         added = False
-        while True:
-            link = self._look(LIMIT_SECONDS).links.get(interface)
-            if link is not None and not link.carrier:
-                return
-            lacking = _lacking(text, link) if link else ["a link"]
-            if not lacking:
-                return
-            waited = time.monotonic() - started
-            if waited > SETTLE_SECONDS and link is not None and not added:
-                added = True
-                for address in lacking:
-                    run(["ip", "address", "replace", address, "dev", interface], check=False)
-            if waited > ADDRESS_LIMIT_SECONDS:
-                raise ApplyFailedError(
-                    f"{interface} still lacks {', '.join(lacking)} after {ADDRESS_LIMIT_SECONDS:g} s",
-                    "is the address used by another machine? See: journalctl -u NetworkManager",
-                )
-            time.sleep(POLL_SECONDS)
+        with netlink.event_socket() as events:
+            while True:
+                link = self._look(LIMIT_SECONDS).links.get(interface)
+                if link is not None and not link.carrier:
+                    return
+                lacking = _lacking(text, link) if link else ["a link"]
+                if not lacking:
+                    return
+                waited = time.monotonic() - started
+                if waited > SETTLE_SECONDS and link is not None and not added:
+                    added = True
+                    for address in lacking:
+                        run(["ip", "address", "replace", address, "dev", interface], check=False)
+                if waited > ADDRESS_LIMIT_SECONDS:
+                    raise ApplyFailedError(
+                        f"{interface} still lacks {', '.join(lacking)} after {ADDRESS_LIMIT_SECONDS:g} s",
+                        "is the address used by another machine? See: journalctl -u NetworkManager",
+                    )
+                select.select([events], [], [], SETTLE_SECONDS)
+                netlink.drain(events)
 
 
 def _lacking(text: str, link: Link) -> list[str]:
