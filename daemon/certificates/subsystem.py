@@ -358,7 +358,7 @@ class Certificates:
         proofs = tuple(self.replacement.prove(served))
         wrong = [f"{proof.consumer} {proof.trouble}" for proof in proofs if proof.trouble]
         if wrong and not self._doubted:
-            # Perhaps a service that restarts or hangs just now, which is the supervision's work: ask once more.
+            # Perhaps a service that restarts or hangs just now, which is supervision's work: ask once more.
             log.info("asked again soon: %s", "; ".join(wrong))
             self._doubted = True
             return
