@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from fault_tolerance.pair import Pair
 
 STATE = Path("/var/lib/centralino/fault-tolerance/database")
+RUN = Path("/run/centralino-database")
 MONGODB, MONGODB_CONFIG = "mongodb", "mongodb_config"
 
 
@@ -63,6 +64,7 @@ def _relational(pair: Pair, channel: PeerChannel, box: Platform) -> DatabaseRepl
             group=reader.pw_gid,
             number=server_id(pair.own, pair.peer),
             state=STATE,
+            run=RUN,
         ),
         channel,
     )

@@ -73,6 +73,7 @@ class Server:
     group: int
     number: int
     state: Path
+    run: Path
 
     @property
     def evidence(self) -> Path:
@@ -108,6 +109,7 @@ class MariaDb:
         self._watching: Session | None = None
         self._retry_after = 0.0
         ensure_directory(server.state, 0o700)
+        ensure_directory(server.run, 0o700)
         settings.write(server.configuration, server.number)
         self._keeper = threading.Thread(target=self._keep, name="database-keeper", daemon=True)
         self._keeper.start()
@@ -255,7 +257,7 @@ class MariaDb:
         if list(words) == [serve.SEED] and self._aim is not Aim.WRITABLE:
             raise UnavailableError("this node is not master and gives no copy of its database")
         server = self._server
-        return serve.argv(words, server.socket, self._seeding.data, server.user, server.group)
+        return serve.argv(words, server.socket, self._seeding.data, server.user, server.group, server.run)
 
     def _open(self, own: Session, deadline: float, aim: Aim) -> None:
         """Apply what was received, then allow writes, unless the aim is another one by then."""

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from daemon.errors import CentralinoError, NotFoundError, UnavailableError
+from fault_tolerance.database import door
 from fault_tolerance.database.session import session
 
 STREAM, SEED = "stream", "seed"
@@ -25,19 +26,22 @@ AWAY_SECONDS = 60.0
 RETRY_SECONDS = 0.5
 
 
-def argv(words: Sequence[str], socket: Path, data: Path, user: int, group: int) -> list[str]:
-    """The program for the peer's words, run by root; `user` and `group` are those of REPLICA_USER.
+def argv(words: Sequence[str], socket: Path, data: Path, user: int, group: int, run: Path) -> list[str]:
+    """The program for the peer's words, run by root; `user` and `group` are those of REPLICA_USER, `run` is
+    where the door remembers who goes through it.
 
     Raises NotFoundError for words that it does not know.
     """
+    enter = [sys.executable, "-I", "-S", door.__file__, str(run), *words]
     match list(words):
         case ["stream"]:
             # The server asks the kernel who holds the other end of its socket: this user, who may only
             # read the log of changes.
             drop = ["setpriv", f"--reuid={user}", f"--regid={group}", "--clear-groups"]
-            return [*drop, "socat", "-t", "2", "STDIO", f"UNIX-CONNECT:{socket}"]
+            return [*enter, *drop, "socat", "-t", "2", "STDIO", f"UNIX-CONNECT:{socket}"]
         case ["seed"]:
-            return [sys.executable, "-I", "-m", "fault_tolerance.database.serve", str(socket), str(data)]
+            backup = [sys.executable, "-I", "-m", "fault_tolerance.database.serve", str(socket), str(data)]
+            return [*enter, *backup]
         case _:
             raise NotFoundError("the peer asked for something that the database does not offer")
 

@@ -57,6 +57,7 @@ def part(tmp_path: Path) -> Iterator[MariaDb]:
         group=1,
         number=7,
         state=tmp_path / "state",
+        run=tmp_path / "run",
     )
     made = MariaDb(server, Channel())
     yield made

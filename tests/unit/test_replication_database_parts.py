@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import socket
+import subprocess
+import sys
 import threading
+import time
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -12,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon.errors import CancelledError, NotFoundError, StorageError
-from fault_tolerance.database import evidence, seed, serve, settings
+from fault_tolerance.database import door, evidence, seed, serve, settings
 from fault_tolerance.database.forward import user_of
 from fault_tolerance.database.gtid import GtidState, parse
 from fault_tolerance.database.look import (
@@ -147,13 +151,43 @@ def test_the_role_sets_what_no_loss_needs() -> None:
 
 
 def test_the_peer_may_ask_for_two_things() -> None:
-    places = (Path("/run/db.sock"), Path("/data"), 990, 991)
+    places = (Path("/run/db.sock"), Path("/data"), 990, 991, Path("/run/doors"))
     stream = serve.argv(["stream"], *places)
-    assert stream[:4] == ["setpriv", "--reuid=990", "--regid=991", "--clear-groups"]
+    assert stream[3:10] == [
+        *(door.__file__, "/run/doors", "stream"),
+        *("setpriv", "--reuid=990", "--regid=991", "--clear-groups"),
+    ]
     assert serve.argv(["seed"], *places)[-2:] == ["/run/db.sock", "/data"]
     for words in ([], ["stream", "x"], ["seed;id"], ["--help"]):
         with pytest.raises(NotFoundError):
             serve.argv(words, *places)
+
+
+def test_a_new_connection_of_the_peer_ends_what_is_left_of_the_last_one(tmp_path: Path) -> None:
+    """Of its own kind alone, and nothing else that has got the number of one that is gone."""
+
+    def enter(kind: str) -> subprocess.Popen[bytes]:
+        words = [sys.executable, "-I", "-S", door.__file__, str(tmp_path), kind, "sleep", "60"]
+        process = subprocess.Popen(words)
+        limit = time.monotonic() + 10
+        while b"sleep" not in Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0")[0]:
+            assert time.monotonic() < limit
+            time.sleep(0.01)
+        return process
+
+    seeding, before = enter("seed"), enter("stream")
+    bystander = subprocess.Popen(["sleep", "60"])
+    (tmp_path / f"stream-{bystander.pid}").write_text("12345")
+    after = enter("stream")
+    try:
+        assert before.wait(10) == -signal.SIGKILL
+        assert seeding.poll() is None
+        assert bystander.poll() is None
+        assert {path.name for path in tmp_path.iterdir()} == {f"seed-{seeding.pid}", f"stream-{after.pid}"}
+    finally:
+        for process in (seeding, bystander, after):
+            process.kill()
+            process.wait()
 
 
 def test_the_owner_of_a_loopback_connection_is_known() -> None:
