@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 ASK_SECONDS = 0.25
 SILENCE_SECONDS = 10.0
 CLOSE_SECONDS = 5.0
+FLUSH_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -60,16 +61,29 @@ class Files:
         self._wish = ""
         self._forgive = False
         self._pass = _Asked("")
+        # A slave that began anew may have lost its power, and with it files that it had but not on its disk.
+        self._life = secrets.token_hex(4)
+        self._peer_life = ""
 
     def send(self, epoch: int) -> None:
         """See the contract."""
         with self._turn:
             self.stop()
+            self._flush()
             client = rsync.kept_open(self._channel.command(Channel.FILES), self._control)
             shell = [sys.executable, "-I", "-S", dial.__file__, *client]
             sender = Sender(self._trees, self._markers, shell, epoch, self._kilobytes)
             sender.start()
             self._sender = sender
+
+    def _flush(self) -> None:
+        """rsync leaves what it received to the kernel, which may take half a minute. From now on this node's
+        trees are what counts: what they lost with their power would be deleted at the peer, too."""
+        paths = [str(tree.path) for tree in self._trees if tree.path.is_dir()]
+        if paths:
+            done = run_program(["sync", "-f", *paths], limit_seconds=FLUSH_SECONDS, check=False)
+            if done.status != 0:
+                log.warning("received files may not be on the disk yet: %s", done.errors.strip())
 
     def receive(self, epoch: int) -> None:
         """See the contract."""
@@ -124,7 +138,7 @@ class Files:
     def heartbeat(self) -> dict[str, object]:
         """See the contract."""
         sender = self._sender
-        facts: dict[str, object] = {"wish": self._wish, "forgive": self._forgive}
+        facts: dict[str, object] = {"life": self._life, "wish": self._wish, "forgive": self._forgive}
         if sender is not None:
             asked = self._pass
             facts |= {
@@ -139,6 +153,12 @@ class Files:
         """See the contract."""
         self._peer = facts
         wish, sender = facts.get("wish"), self._sender
+        life, before = str(facts.get("life", "")), self._peer_life
+        if life and life != before:
+            self._peer_life = life
+            if before and sender is not None:
+                log.info("the peer began anew: its trees are compared")
+                sender.compare_all()
         if sender is not None and isinstance(wish, str) and wish and wish != self._pass.token:
             self._pass = _Asked(wish)
             forgive = facts.get("forgive") is True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon.errors import NotAuthorizedError
+from fault_tolerance.contracts import Channel
 from fault_tolerance.files import dial, door, receiver, rsync, trees
 from fault_tolerance.files.pending import DELETION_SECONDS, FEW, Pending, refusal
 from fault_tolerance.files.receiver import Gate
-from fault_tolerance.files.sender import Cap
+from fault_tolerance.files.replica import Files
+from fault_tolerance.files.sender import Cap, Sender
 from fault_tolerance.files.trees import Markers, SourceLostError, Tree
 from fault_tolerance.files.watch import Watch
 
@@ -388,6 +391,40 @@ def test_what_replication_deleted_is_kept_a_week(tree: Tree) -> None:
     assert kept.exists()
     receiver.forget_old([tree], time.time() + receiver.KEPT_SECONDS + 60)
     assert not kept.parent.exists()
+
+
+class NoWay:
+    """A peer that is not there."""
+
+    def command(self, channel: Channel, words: Sequence[str] = ()) -> list[str]:
+        return ["false"]
+
+    def remote_shell(self, channel: Channel) -> list[str]:
+        return ["false"]
+
+
+def test_a_slave_that_began_anew_is_compared(
+    tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have lost its power, and files with it that had been sent but lay in its memory alone."""
+    compared: list[str] = []
+    monkeypatch.setattr(Sender, "compare_all", lambda _self: compared.append("all"))
+
+    def half(name: str) -> Files:
+        return Files([tree], NoWay(), tmp_path / name, tmp_path / f"{name}-run", 0)
+
+    master, slave = half("master"), half("slave")
+    master.send(1)
+    try:
+        for _ in range(3):
+            master.heard(slave.heartbeat())
+        assert compared == []
+        again = half("slave")
+        for _ in range(3):
+            master.heard(again.heartbeat())
+        assert compared == ["all"]
+    finally:
+        master.close()
 
 
 def test_many_small_runs_keep_within_the_bandwidth() -> None:
