@@ -53,6 +53,10 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.25
 RETRY_SECONDS = 1.0
+# A slave takes over after about a second of silence.
+STALL_SECONDS = 1.0
+STALE_SECONDS = 0.5
+DOUBT_SECONDS = 3.0
 SHORT_LIMIT_SECONDS = 3.0
 RESTART_LIMIT_SECONDS = 300.0
 ANSWER_LIMIT_SECONDS = 60.0
@@ -108,6 +112,7 @@ class MariaDb:
         self._seed_cancelled = threading.Event()
         self._watching: Session | None = None
         self._retry_after = 0.0
+        self._still_at: float | None = None
         ensure_directory(server.state, 0o700)
         ensure_directory(server.run, 0o700)
         settings.write(server.configuration, server.number)
@@ -279,6 +284,7 @@ class MariaDb:
             own.rows("REPLACE INTO centralino_pair.lineage (identifier) VALUES (%s)", (str(uuid.uuid4()),))
         self._note = ""
         self._seed_wanted = False
+        self._still_at = None
 
     def _alone(self) -> bool:
         """Whether nobody will confirm the first commits: a peer that hands over says that it is closed."""
@@ -380,9 +386,12 @@ class MariaDb:
 
     def _keep(self) -> None:
         while not self._ended.is_set():
+            began = time.monotonic()
             self._wake.wait(LOOK_SECONDS)
             self._wake.clear()
             try:
+                if (waited := time.monotonic() - began) > STALL_SECONDS and self._aim is Aim.WRITABLE:
+                    self._stood_still(waited)
                 if self._seed_wanted and self._aim is Aim.FOLLOWING and not self._ended.is_set():
                     self._seed()
                 if self._turn.acquire(blocking=False):
@@ -398,6 +407,25 @@ class MariaDb:
             except Exception:
                 log.exception("the database could not be looked after")
                 self._lose(None)
+
+    def _stood_still(self, seconds: float) -> None:
+        """The peer may write by now: close, and open again when it is known that it does not."""
+        log.warning("this node stood still for %.1f s: no writes until it is clear who serves", seconds)
+        with self._turn:
+            if self._aim is Aim.WRITABLE:
+                self._still_at = time.monotonic()
+                with session(self._server.socket, SHORT_LIMIT_SECONDS) as own:
+                    shut(own, self._still_at + SHORT_LIMIT_SECONDS)
+
+    def _may_open(self, now: float) -> bool:
+        """Whether nobody else writes: the peer says so, in words that did not lie here meanwhile, or it has
+        been silent for as long as the runtime needs to hear it."""
+        if self._still_at is None:
+            return True
+        said = self._said
+        if said is not None and said.moment > self._still_at + STALE_SECONDS:
+            return not said.writable
+        return now > self._still_at + DOUBT_SECONDS
 
     def _watch(self) -> None:
         if self._watching is None:
@@ -420,6 +448,8 @@ class MariaDb:
         if seen is None or now < self._retry_after:
             return
         if self._aim is Aim.WRITABLE and not seen.writable:
+            if not self._may_open(now):
+                return
             self._retry_after = now + RETRY_SECONDS
             with session(self._server.socket, SHORT_LIMIT_SECONDS) as own:
                 self._open(own, now + SHORT_LIMIT_SECONDS, Aim.WRITABLE)

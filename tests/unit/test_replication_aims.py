@@ -13,7 +13,7 @@ import pytest
 from daemon.errors import UnavailableError
 from fault_tolerance.database.closing import CONFIRMATION_MILLISECONDS, PULSE
 from fault_tolerance.database.look import Aim
-from fault_tolerance.database.replica import MariaDb, Server
+from fault_tolerance.database.replica import DOUBT_SECONDS, MariaDb, Server
 from fault_tolerance.database.session import Row, Session
 from fault_tolerance.view import Obstacle
 
@@ -116,3 +116,20 @@ def test_a_slave_gives_no_copy_of_itself(part: MariaDb) -> None:
         part.serve_argv(["seed"])
     with pytest.raises(UnavailableError, match="only a slave"):
         part.seed_from_peer(lambda _share, _text: None)
+
+
+def test_a_node_that_stood_still_opens_when_the_peer_is_known_not_to_write(part: MariaDb) -> None:
+    now = time.monotonic()
+    assert part._may_open(now)
+    part._still_at = now - 1.0
+    assert not part._may_open(now)  # silence, and not long enough
+    assert part._may_open(now + DOUBT_SECONDS)
+    part.heard({"answers": True, "sequence": 1, "writable": True})
+    assert not part._may_open(now + DOUBT_SECONDS)
+    part.heard({"answers": True, "sequence": 1, "writable": False})
+    assert part._may_open(now)
+    part._still_at = time.monotonic()  # these words lay here while it stood still
+    assert not part._may_open(part._still_at)
+    part._aim = Aim.WRITABLE
+    opened(part, Aim.WRITABLE)
+    assert part._still_at is None
