@@ -144,13 +144,15 @@ class Sender:
         self._wake()
 
     def resynchronize(self, progress: Progress, *, forgive: bool = False, checksum: bool = True) -> None:
-        """A full pass over all trees now, with progress. `forgive` accepts whatever was deleted here."""
+        """A full pass over all trees now, with progress; a tree that was stopped is judged anew. `forgive`
+        accepts whatever was deleted here."""
         with self._lock:
             for book in self.books:
                 book.compare, book.checksum, book.compared, book.text = True, checksum, 0.0, ""
-                if forgive:
-                    book.forgiven, book.stopped = True, ""
-                    book.pending.forgive()
+                # The pass counts for itself what it would delete, so whoever brought files back is not held
+                # up by what was counted while they were gone.
+                book.forgiven, book.stopped = forgive, ""
+                book.pending.forgive()
         self._wake()
         while not self._ended.wait(IDLE_SECONDS / 2):
             present = [book for book in self.books if book.watched or book.stopped]
