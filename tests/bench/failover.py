@@ -77,12 +77,14 @@ def failure_rows(profile: str, seen: Sequence[Failure]) -> list[Row]:
     acknowledged = sum(s.rows_acknowledged for s in seen)
     note = f"{acknowledged} acknowledged in {runs} failures"
     made.append(
-        Row(f"acknowledged rows lost at power-off, {profile}", lost, None, NO_PEER, "", runs, 0, note=note)
+        Row(
+            f"acknowledged rows lost at power-off, {profile}", lost, None, NO_PEER, "rows", runs, 0, note=note
+        )
     )
     missed = sum(not s.registration_kept for s in seen)
     note = "registered once over UDP before, called with sound after, by another phone"
     name = f"registered phones that could not be called after power-off, {profile}"
-    made.append(Row(name, missed, None, NO_PEER, "", runs, 0, note=note))
+    made.append(Row(name, missed, None, NO_PEER, "phones", runs, 0, note=note))
     return made
 
 
@@ -108,7 +110,16 @@ def switch_rows(profile: str, seen: Sequence[Handover]) -> list[Row]:
     note = f"{_all(silent)}; the address was silent for {_all([each.address_seconds for each in seen])}"
     return [
         Row(f"{name}, {profile}", median(silent), None, NO_PEER, "s", runs, 1.0, note=note),
-        Row(f"{rows_name}, {profile}", lost, None, NO_PEER, "", runs, 0, note=f"{acknowledged} acknowledged"),
+        Row(
+            f"{rows_name}, {profile}",
+            lost,
+            None,
+            NO_PEER,
+            "rows",
+            runs,
+            0,
+            note=f"{acknowledged} acknowledged",
+        ),
     ]
 
 
