@@ -18,7 +18,8 @@ from daemon.files import ensure_directory
 from daemon.run import run as run_program
 from fault_tolerance.contracts import Channel, PeerChannel, Progress, ReplicaState
 from fault_tolerance.files import dial, rsync
-from fault_tolerance.files.receiver import Gate, forget_old
+from fault_tolerance.files.flush import Flusher, flush
+from fault_tolerance.files.receiver import Gate, forget_old, running
 from fault_tolerance.files.sender import Sender
 from fault_tolerance.files.trees import Markers, Tree
 
@@ -27,7 +28,6 @@ log = logging.getLogger(__name__)
 ASK_SECONDS = 0.25
 SILENCE_SECONDS = 10.0
 CLOSE_SECONDS = 5.0
-FLUSH_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,10 @@ class Files:
         self._markers = Markers(state)
         self._control = run / "connection"
         self._gate = Gate(run, self._trees, self._markers)
+        self._flusher = Flusher(
+            [tree.path for tree in self._trees],
+            busy=lambda: any(Path(f"/proc/{process}").exists() for _, process, _ in running(run)),
+        )
         self._turn = threading.RLock()
         self._sender: Sender | None = None
         self._receiving = False
@@ -69,21 +73,13 @@ class Files:
         """See the contract."""
         with self._turn:
             self.stop()
-            self._flush()
+            # From now on this node's trees are what counts.
+            flush([tree.path for tree in self._trees])
             client = rsync.kept_open(self._channel.command(Channel.FILES), self._control)
             shell = [sys.executable, "-I", "-S", dial.__file__, *client]
             sender = Sender(self._trees, self._markers, shell, epoch, self._kilobytes)
             sender.start()
             self._sender = sender
-
-    def _flush(self) -> None:
-        """rsync leaves what it received to the kernel, which may take half a minute. From now on this node's
-        trees are what counts: what they lost with their power would be deleted at the peer, too."""
-        paths = [str(tree.path) for tree in self._trees if tree.path.is_dir()]
-        if paths:
-            done = run_program(["sync", "-f", *paths], limit_seconds=FLUSH_SECONDS, check=False)
-            if done.status != 0:
-                log.warning("received files may not be on the disk yet: %s", done.errors.strip())
 
     def receive(self, epoch: int) -> None:
         """See the contract."""
@@ -166,11 +162,14 @@ class Files:
 
     def serve_argv(self, words: Sequence[str]) -> list[str]:
         """See the contract."""
-        return self._gate.argv(words)
+        program = self._gate.argv(words)
+        self._flusher.note()
+        return program
 
     def close(self) -> None:
         """See the contract."""
         self.stop()
+        self._flusher.end()
 
     def _serve_pass(self, sender: Sender, token: str, forgive: bool) -> None:
         def note(share: float | None, text: str) -> None:

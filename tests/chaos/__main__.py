@@ -37,7 +37,7 @@ def main(
     output: Path,
 ) -> None:
     """Break a pair in every way, under load, and audit it after each fault."""
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 120)
     seed = secrets.randbelow(1 << 31) if seed is None else seed
     console.print(f"seed {seed}, {count} faults", highlight=False)
     faults = campaign.draw(seed, count, [Fault(name) for name in names])
