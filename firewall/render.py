@@ -88,6 +88,12 @@ def session_elements(addresses: Iterable[Address], seconds: int = 3600) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
+def fresh_meters() -> str:
+    """Lines to append to a script whose limits are new: a meter keeps the limit that it began with."""
+    names = (f"{name}{version}" for name in METER_SETS for version, _, _ in VERSIONS)
+    return "".join(f"flush set {TABLE} {name}\n" for name in names)
+
+
 def failsafe(management: tuple[Network, ...]) -> str:
     """The policy for when the real one is broken: SSH from management (S-FW-02) and what IP itself needs."""
     lines = [f"add table {TABLE}", *_declare_sets()]

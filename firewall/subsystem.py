@@ -28,7 +28,15 @@ from firewall.kernel_changes import KernelChanges
 from firewall.kernel_sets import Address, KernelSets
 from firewall.policy import PRIVATE_NETWORKS, Network, Policy
 from firewall.ports import Mode
-from firewall.render import SETTLED_SETS, TABLE, failsafe, render, render_lasting, session_elements
+from firewall.render import (
+    SETTLED_SETS,
+    TABLE,
+    failsafe,
+    fresh_meters,
+    render,
+    render_lasting,
+    session_elements,
+)
 from firewall.sessions import ssh_sources
 
 POLICY_FILE = Path("/etc/centralino/nftables.d/50-policy.nft")
@@ -123,6 +131,8 @@ class Firewall:
             or _without_lists(before) != _without_lists(after)
         )
         script = render(after) if enabled else NO_TABLE
+        if enabled and before is not None and before.limits != after.limits:
+            script += fresh_meters()
         return [
             Change(
                 self.name,

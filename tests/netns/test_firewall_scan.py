@@ -19,7 +19,7 @@ import pytest
 
 from firewall.policy import Policy, ShieldLimits
 from firewall.ports import Mode, Service, Zone, services
-from firewall.render import render
+from firewall.render import fresh_meters, render
 
 pytestmark = pytest.mark.netns
 
@@ -268,29 +268,47 @@ print(json.dumps({"held": count, "ends": ends, "afterwards": isinstance(again, s
 """
 
 
+@pytest.fixture
+def listener(pair: Pair) -> Iterator[None]:
+    """Somebody who accepts SIP over TLS' port on the box."""
+    words = ["ip", "netns", "exec", pair.box, sys.executable, "-c", LISTENER]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline().strip() == "listening"
+            yield
+        finally:
+            process.kill()
+
+
+def call(pair: Pair, version: int, origin: str, most: int) -> dict[str, object]:
+    program = [sys.executable, "-c", CALLER, BOX[version][origin], str(most)]
+    return dict(json.loads(pair.run(pair.scanner, *program, SCANNER[version][origin])))
+
+
+def load_limits(pair: Pair, *, streams: int, per_minute: int, before: str = "", after: str = "") -> None:
+    limits = ShieldLimits(streams=streams, stream_rate_per_minute=per_minute)
+    script = before + render(Policy(Mode.CLOUD, limits=limits)) + after
+    pair.run(pair.box, "nft", "-f", "-", script=script)
+
+
 @pytest.mark.parametrize("version", [4, 6])
 @pytest.mark.parametrize(("per_minute", "end"), [(6000, "refused"), (1, "silence")])
 def test_one_source_holds_so_many_connections_and_another_one_is_not_held_up(
-    pair: Pair, version: int, per_minute: int, end: str
+    pair: Pair, listener: None, version: int, per_minute: int, end: str
 ) -> None:
     """Beyond the limit of standing connections the kernel refuses, beyond that of new ones it is silent."""
-    limits = ShieldLimits(streams=10, stream_rate_per_minute=per_minute)
-    pair.run(pair.box, "nft", "-f", "-", script="flush ruleset\n" + render(Policy(Mode.CLOUD, limits=limits)))
-    words = ["ip", "netns", "exec", pair.box, sys.executable, "-c", LISTENER]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as listener:
-        try:
-            assert listener.stdout is not None
-            assert listener.stdout.readline().strip() == "listening"
+    load_limits(pair, streams=10, per_minute=per_minute, before="flush ruleset\n")
+    flood = call(pair, version, "public", 10)
+    assert flood["held"] == 10
+    assert set(flood["ends"]) == {end}  # type: ignore[call-overload]
+    # Who was only too many at once may come back, who came too often waits.
+    assert flood["afterwards"] is (end == "refused")
+    assert call(pair, version, "lan", 4)["held"] == 9
 
-            def call(origin: str, most: int) -> dict[str, object]:
-                program = [sys.executable, "-c", CALLER, BOX[version][origin], str(most)]
-                return dict(json.loads(pair.run(pair.scanner, *program, SCANNER[version][origin])))
 
-            flood = call("public", 10)
-            assert flood["held"] == 10
-            assert set(flood["ends"]) == {end}  # type: ignore[call-overload]
-            # Who was only too many at once may come back, who came too often waits.
-            assert flood["afterwards"] is (end == "refused")
-            assert call("lan", 4)["held"] == 9
-        finally:
-            listener.kill()
+def test_new_limits_hold_for_sources_that_were_met_before(pair: Pair, listener: None) -> None:
+    load_limits(pair, streams=10, per_minute=6000, before="flush ruleset\n")
+    assert call(pair, 4, "public", 10)["held"] == 10
+    load_limits(pair, streams=4, per_minute=6000, after=fresh_meters())
+    assert call(pair, 4, "public", 4)["held"] == 4
