@@ -36,6 +36,7 @@ WantedBy=multi-user.target
 """
 TABLES = """\
 CREATE TABLE chaos_rows (n BIGINT PRIMARY KEY, node VARCHAR(16) NOT NULL);
+CREATE TABLE chaos_files (n BIGINT PRIMARY KEY, node VARCHAR(16) NOT NULL);
 CREATE TABLE chaos_errant (n BIGINT);
 """
 

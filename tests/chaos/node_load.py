@@ -54,14 +54,17 @@ def serve() -> None:
             chosen.put((kind, int(number), sender))
 
 
-def write_rows(wire: socket.socket, orders: queue.Queue[Order]) -> None:
+class Database:
     """One connection of the kind that Asterisk has; thrown away after any error."""
-    connection = None
-    while True:
-        _, number, sender = orders.get()
+
+    def __init__(self) -> None:
+        self._connection: pymysql.connections.Connection | None = None
+
+    def commit(self, table: str, number: int) -> bool:
+        """Whether the commit of a numbered row returned well."""
         try:
-            if connection is None:
-                connection = pymysql.connect(
+            if self._connection is None:
+                self._connection = pymysql.connect(
                     unix_socket=DATABASE,
                     user="asterisk",
                     database="centralino",
@@ -70,37 +73,54 @@ def write_rows(wire: socket.socket, orders: queue.Queue[Order]) -> None:
                     write_timeout=LIMIT_SECONDS,
                     autocommit=True,
                 )
-            with connection.cursor() as cursor:
-                cursor.execute("INSERT INTO chaos_rows (n, node) VALUES (%s, %s)", (number, NODE))
-            wire.sendto(f"row {number} {NODE}".encode(), sender)
+            with self._connection.cursor() as cursor:
+                cursor.execute(f"INSERT INTO {table} (n, node) VALUES (%s, %s)", (number, NODE))
         except (pymysql.err.MySQLError, OSError):
             with contextlib.suppress(pymysql.err.MySQLError, OSError, AttributeError):
-                if connection is not None:
-                    connection.close()
-            connection = None
+                if self._connection is not None:
+                    self._connection.close()
+            self._connection = None
+            return False
+        return True
+
+
+def write_rows(wire: socket.socket, orders: queue.Queue[Order]) -> None:
+    """Rows, one after the other."""
+    database = Database()
+    while True:
+        _, number, sender = orders.get()
+        if database.commit("chaos_rows", number):
+            with contextlib.suppress(OSError):
+                wire.sendto(f"row {number} {NODE}".encode(), sender)
 
 
 def write_files(wire: socket.socket, orders: queue.Queue[Order]) -> None:
-    """As voicemail is written: beside, flushed, renamed into place."""
+    """As voicemail is kept: its row first, which only a master takes; then the file, beside, flushed, renamed
+    into place."""
+    database = Database()
     while True:
         _, number, sender = orders.get()
         chance = random.Random(number)
         data = chance.randbytes(chance.randrange(1_000, 40_000))
-        try:
-            TREE.mkdir(exist_ok=True)
-            target = TREE / f"message{number}.wav"
-            temporary = target.with_suffix(".part")
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.rename(target)
-            folder = os.open(TREE, os.O_RDONLY)
-            os.fsync(folder)
-            os.close(folder)
-            wire.sendto(f"file {number} {NODE} {hashlib.sha256(data).hexdigest()}".encode(), sender)
-        except OSError:
+        if not database.commit("chaos_files", number):
             continue
+        with contextlib.suppress(OSError):
+            keep(TREE / f"message{number}.wav", data)
+            wire.sendto(f"file {number} {NODE} {hashlib.sha256(data).hexdigest()}".encode(), sender)
+
+
+def keep(target: Path, data: bytes) -> None:
+    """On the disk when it returns."""
+    TREE.mkdir(exist_ok=True)
+    temporary = target.with_suffix(".part")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(target)
+    folder = os.open(TREE, os.O_RDONLY)
+    os.fsync(folder)
+    os.close(folder)
 
 
 if __name__ == "__main__":

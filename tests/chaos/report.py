@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from tests.chaos.audits import VRRP_INTERVAL_SECONDS, Outcome
+from tests.chaos.audits import ADVERT_SECONDS, Outcome
 
 Figures = dict[str, object]
 
@@ -31,7 +31,7 @@ def totals(outcomes: Sequence[Outcome]) -> Figures:
         "two_writable_longest_seconds": max(writable, default=0.0),
         "two_acknowledging_windows": sum(len(outcome.two_acknowledging) for outcome in outcomes),
         "two_holder_windows": len(holders),
-        "two_holder_windows_beyond_an_advert": sum(length > VRRP_INTERVAL_SECONDS for length in holders),
+        "two_holder_windows_beyond_an_advert": sum(length > ADVERT_SECONDS for length in holders),
         "two_holder_longest_seconds": max(holders, default=0.0),
         "moves": sum(outcome.moved for outcome in outcomes),
         "seconds": round(sum(outcome.seconds for outcome in outcomes), 1),
