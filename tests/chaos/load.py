@@ -24,8 +24,8 @@ PORT = 19998
 ROW_SECONDS, FILE_SECONDS, ARP_SECONDS, OPTIONS_SECONDS = 0.04, 0.5, 0.05, 0.1
 ETHERTYPE_ARP = 0x0806
 CLONE_NEWNET = 0x40000000
-# Whoever answers again sooner than this has not lost the address and won it back.
-TURN_SECONDS = 3.0
+# Answers nearer to each other are to one question; times with two holders nearer to each other are one.
+SAME_QUESTION_SECONDS, APART_SECONDS = 0.6 * ARP_SECONDS, 0.5
 
 
 @dataclass(frozen=True)
@@ -153,22 +153,16 @@ def enter(client: Client) -> None:
 
 
 def double_holders(answers: list[tuple[float, str]]) -> list[tuple[float, float]]:
-    """The times in which two machines answered by turns, from moments and hardware addresses in order: from
-    the first answer of another one until somebody answers for the last time who had been answered over."""
+    """The times in which two machines answered the same question, from moments and hardware addresses in
+    order. One that loses the address and another one that gets it never do."""
     found: list[tuple[float, float]] = []
-    last: dict[str, float] = {}
-    changes: list[float] = []
-    before = ""
-    for moment, hardware in answers:
-        if hardware != before and before:
-            changes.append(moment)
-            if hardware in last and moment - last[hardware] < TURN_SECONDS:
-                begin = next(change for change in changes if change > last[hardware])
-                if found and begin <= found[-1][1]:
-                    found[-1] = (found[-1][0], moment)
-                else:
-                    found.append((begin, moment))
-        last[hardware], before = moment, hardware
+    for (before, first), (moment, second) in pairwise(answers):
+        if first == second or moment - before > SAME_QUESTION_SECONDS:
+            continue
+        if found and before - found[-1][1] < APART_SECONDS:
+            found[-1] = (found[-1][0], moment)
+        else:
+            found.append((before, moment))
     return found
 
 

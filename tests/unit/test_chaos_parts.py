@@ -42,11 +42,10 @@ def test_overlaps() -> None:
     assert overlaps([(0.0, 1.0)], [(1.0, 2.0)]) == []
 
 
-def test_one_change_of_the_holder_is_no_double_holder() -> None:
-    assert double_holders([(0.0, "a"), (1.0, "a"), (2.0, "b"), (3.0, "b")]) == []
-    assert double_holders([(0.0, "a"), (1.0, "b"), (1.1, "a"), (1.2, "b"), (2.0, "b")]) == [(1.0, 1.2)]
-    # There and back, a planned switch each: no time with two.
-    assert double_holders([(0.0, "a"), (1.0, "b"), (9.0, "b"), (9.5, "a"), (9.9, "a")]) == []
+def test_a_double_holder_answers_the_same_question() -> None:
+    assert double_holders([(0.0, "a"), (0.05, "a"), (0.10, "b"), (0.15, "b"), (0.20, "a")]) == []
+    both = [(0.0, "a"), (0.05, "b"), (0.051, "a"), (0.10, "a"), (0.102, "b"), (0.15, "b"), (2.0, "b")]
+    assert double_holders(both) == [(0.05, 0.102)]
 
 
 def test_turns() -> None:
