@@ -26,9 +26,11 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @json_option
 def verify(artefact: Path, key: Path | None, keyring: Path | None, as_json: bool) -> None:
     """Check an artefact against its manifest, and all its parts against each other."""
+    from appliance.stages import interruptible
     from appliance.verify import verify as check
 
-    report = check(artefact, key=key, keyring=keyring)
+    with interruptible():
+        report = check(artefact, key=key, keyring=keyring)
     if report.good:
         signed = f", signed by {report.signer}" if report.signer else ""
         show(
