@@ -17,7 +17,7 @@ from appliance.profile import Profile
 from appliance.tree_entries import Addition
 
 TEMPLATES = Path(__file__).parent / "templates" / "clouds"
-UNITS = ("etc/systemd/system", "usr/lib/systemd/system", "lib/systemd/system")
+UNITS = ("usr/lib/systemd/system", "lib/systemd/system")
 
 
 @dataclass(frozen=True)
@@ -74,12 +74,12 @@ def _agents(form: OutputFormat, root: Path, platform: PlatformData) -> dict[str,
     added = {}
     for name, table in platform.clouds.items():
         for unit in (*table.units, *table.unwanted_units):
-            if not any((root / directory / unit).exists() for directory in UNITS):
+            place = next((directory for directory in UNITS if (root / directory / unit).exists()), None)
+            if place is None:
                 continue
             if name != form or unit in table.unwanted_units:
                 added[f"etc/systemd/system/{unit}"] = Addition(target="/dev/null")
             else:
-                place = next(directory for directory in UNITS if (root / directory / unit).exists())
                 link = f"etc/systemd/system/multi-user.target.wants/{unit}"
                 added[link] = Addition(target=f"/{place}/{unit}")
                 settings = CLOUDS[form].settings
