@@ -255,7 +255,7 @@ def test_one_source_holds_so_many_tls_connections(lab_of_one: Lab, node: Node) -
     limit(6)
     try:
         assert held(lab_of_one.clients["attacker"], 9) == 6
-        assert held(lab_of_one.clients["stranger"], 2) == 2
+        assert held(lab_of_one.clients["provider"], 2) == 2
     finally:
         limit(50)
 
