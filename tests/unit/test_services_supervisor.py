@@ -15,8 +15,10 @@ from daemon.alarms import Alarms
 from daemon.errors import ConflictError, NotFoundError, UnavailableError
 from daemon.places import Places
 from daemon.platform import Platform
+from daemon.services import supervisor
 from daemon.services.api import ActOptions, Verb
 from daemon.services.catalog import CATALOG, ProbeKind
+from daemon.services.decision import Decision, View, decide
 from daemon.services.intents import Intents
 from daemon.services.manager import Supervision
 from daemon.services.model import ActiveState, Finding, Health, LoadState, Outcome, Role, UnitState
@@ -168,6 +170,30 @@ def box(tmp_path: Path) -> Iterator[Box]:
     made.wait("mariadb", Health.HEALTHY)
     yield made
     made.close()
+
+
+def test_good_answers_cost_no_decisions_and_a_bad_one_is_judged_at_once(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged: list[str] = []
+
+    def noted(view: View) -> Decision:
+        judged.append(view.service.name)
+        return decide(view)
+
+    policies = {name: ServicePolicy(probe_interval_seconds=0.5) for name in ("asterisk", "mariadb", "nginx")}
+    box.supervisor.configure(Services(policies=policies), WorkMode.STANDARD, Role.STANDALONE)
+    box.wait("asterisk", Health.HEALTHY)
+    asked = len(box.asked)
+    # The decisions that followed from the change of the policies come first.
+    box.until("asterisk", lambda _seen: len(box.asked) > asked + 4)
+    monkeypatch.setattr(supervisor, "decide", noted)
+    asked = len(box.asked)
+    box.until("asterisk", lambda _seen: len(box.asked) > asked + 8)
+    assert judged == []
+    box.findings[ProbeKind.SIP_OPTIONS] = Finding.SILENT
+    box.wait("asterisk", Health.SUSPECT)
+    assert "asterisk" in judged
 
 
 def test_a_daemon_that_starts_disturbs_nothing(box: Box) -> None:
