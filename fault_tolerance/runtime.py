@@ -23,6 +23,7 @@ from fault_tolerance.executor import DATABASE_LIMIT_SECONDS, Executor, reboot
 from fault_tolerance.facts import Facts, obstacles
 from fault_tolerance.hearing import Hearing
 from fault_tolerance.heartbeat import INTERVAL_SECONDS, Heartbeat, decode, encode
+from fault_tolerance.keepalived import Adverts
 from fault_tolerance.pair import RUN, STATE, VRRP_RUN, Pair
 from fault_tolerance.pbx import Pbx
 from fault_tolerance.peer_link import PeerLink, Table
@@ -39,6 +40,8 @@ from fault_tolerance.vrrp import Keepalived
 STEPPED_DOWN_SECONDS = 10.0
 STALL_SECONDS = 0.9
 SLOW_SECONDS = 2.0
+# How often gateway and witness are asked while the peer falls silent: thrice before it counts as lost.
+HURRY_SECONDS = {Adverts.STANDARD: 0.1, Adverts.FAST: 0.05}
 LONG_AWAY_SECONDS = 5.0
 # Two nodes that have just met may each think the other one unfit, by words from before the meeting.
 ACQUAINTED_BEATS = 4
@@ -152,6 +155,8 @@ class Runtime:
         beat, sight, slow = now, now, now
         while not self._stopping:
             before = time.monotonic()
+            if self._must_know_soon():
+                sight = min(sight, before + HURRY_SECONDS[self.pair.adverts])
             # The moment at which a silent peer counts as lost is one at which to decide.
             due_at = min(beat, sight, slow, self.link.silent_at or beat)
             limit = 0.0 if self._changed else max(0.0, due_at - before)
@@ -175,6 +180,13 @@ class Runtime:
                 self.link.look()
                 self._beat()
             self.guard.announce_due(now)
+
+    def _must_know_soon(self) -> bool:
+        """Whether a master's peer is falling silent: if this node is the one that is cut off, it must have
+        closed its database before the slave opens its own."""
+        silent = self.link.silent_for()
+        falling = silent is not None and silent > 1.5 * INTERVAL_SECONDS[self.pair.adverts]
+        return falling and self.role in SERVING and self.link.state is Link.UP
 
     def stop(self) -> None:
         """End the loop; the role stays for the next runtime of this boot."""
