@@ -92,13 +92,18 @@ class Pbx:
 
     def _tell(self) -> None:
         with self._lock:
-            started, serving = self._started(), self._wanted is True
+            started = self._started()
             if self._done and started == self._seen:
                 return
-            note_role(serving=serving, directory=self._directory)
+            # In this order: an order that comes from here on is seen now, or takes `_done` back.
             self._seen, self._done = started, True
-            if not self._ask(_open if serving else _close):
-                self._done = False
+            serving, taken = self._wanted is True, False
+            try:
+                note_role(serving=serving, directory=self._directory)
+                taken = self._ask(_open if serving else _close)
+            finally:
+                if not taken:
+                    self._done = False
 
     def _ask(self, work: Callable[[Manager, Deadline], None]) -> bool:
         manager = Manager(HOST, self._port, self._secret_file)

@@ -131,6 +131,26 @@ def test_an_asterisk_that_started_anew_is_told_again(asterisk: Asterisk, pbx: Pb
     assert (asterisk.trunks, asterisk.interval) == (False, 0)
 
 
+def test_an_order_during_a_look_is_not_lost(
+    asterisk: Asterisk, pbx: Pbx, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A promotion while the node is still being silenced."""
+    ordered: list[threading.Thread] = []
+
+    def slow(*, serving: bool, directory: Path) -> None:
+        if not ordered:
+            ordered.append(threading.Thread(target=pbx.open))
+            ordered[0].start()
+            while pbx._wanted is not True:
+                pass
+        note_role(serving=serving, directory=directory)
+
+    monkeypatch.setattr("fault_tolerance.pbx.note_role", slow)
+    pbx.look(serving=False)
+    ordered[0].join(5)
+    assert (asterisk.trunks, asterisk.interval) == (True, 30)
+
+
 def test_an_asterisk_that_is_away_is_told_later(asterisk: Asterisk, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     pbx = Pbx(tmp_path / "missing", tmp_path / "control", tmp_path, asterisk.server_address[1])
