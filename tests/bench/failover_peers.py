@@ -6,6 +6,7 @@ of the node that holds the address to the first echo.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from appliance.lab import Node
@@ -14,6 +15,7 @@ from appliance.lab_pair import SHARED, PairOfNodes
 from appliance.lab_watch import EchoProber, serve_echo
 
 LIMIT_SECONDS = 60.0
+STEADY_SECONDS = 3.0
 OURS = ("centralinod", "centralino-peer", "centralino-vrrp")
 PACEMAKER_PACKAGES = ("pacemaker", "corosync", "resource-agents", "pacemaker-cli-utils")
 PACEMAKER_UNITS = ("corosync", "pacemaker")
@@ -110,10 +112,9 @@ def _measure(pair: PairOfNodes, runs: int, start: Callable[[Node], None]) -> lis
             _rest(node)
             start(node)
             serve_echo(node, SHARED)
-        wait_for(lambda: len(pair.holders()) == 1, LIMIT_SECONDS, "one holder of the address")
         # Both must know each other: a failure before that is another story.
         wait_for(lambda: _settled(pair), LIMIT_SECONDS, "both nodes in the peer's cluster")
-        holder = pair.holders()[0]
+        holder = _steady_holder(pair)
         found.append(seconds_to_echo(pair, holder))
         holder.power_on(120)
     for node in pair.nodes:
@@ -126,6 +127,21 @@ def _measure(pair: PairOfNodes, runs: int, start: Callable[[Node], None]) -> lis
 def _rest(node: Node) -> None:
     node.run(["systemctl", "stop", *OURS], check=False, limit_seconds=90)
     node.run(["nft", "flush", "ruleset"])
+
+
+def _steady_holder(pair: PairOfNodes) -> Node:
+    """The one node that has held the address alone for as long as any takeover could be under way."""
+    since, before = time.monotonic(), pair.holders()
+
+    def steady() -> bool:
+        nonlocal since, before
+        now = pair.holders()
+        if len(now) != 1 or now != before:
+            since, before = time.monotonic(), now
+        return time.monotonic() - since > STEADY_SECONDS
+
+    wait_for(steady, LIMIT_SECONDS, "one steady holder of the address")
+    return before[0]
 
 
 def _settled(pair: PairOfNodes) -> bool:
