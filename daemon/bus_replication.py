@@ -61,7 +61,7 @@ class _Replication:
         heard = time.monotonic()
         while True:
             if handle.cancelled:
-                self._link.ask("resync-cancel")
+                self._cancel()
                 raise CancelledError("the resynchronization was cancelled", "start it again any time")
             try:
                 state = self._link.ask("resync-state")
@@ -82,6 +82,13 @@ class _Replication:
                 float(share) if isinstance(share, int | float) else None, str(state.get("message", ""))
             )
             time.sleep(POLL_SECONDS)
+
+    def _cancel(self) -> None:
+        """Tell the runtime, and wait for its next step, so that the next order finds it ready."""
+        limit = time.monotonic() + AWAY_SECONDS
+        self._link.ask("resync-cancel")
+        while self._link.ask("resync-state").get("running") is True and time.monotonic() < limit:
+            time.sleep(POLL_SECONDS / 5)
 
 
 def _options(text: str) -> JsonObject:

@@ -119,8 +119,14 @@ class PairLink:
         """One request on a connection of its own. Raises what the runtime answers, or UnavailableError."""
         if not self._paired():
             raise NotFoundError("this node has no peer", "run: centralino fault-tolerance pair PEER")
-        with self._connect() as connection:
-            return self._request(connection.makefile("rwb"), method, arguments)
+        try:
+            with self._connect() as connection:
+                return self._request(connection.makefile("rwb"), method, arguments)
+        except (OSError, ValueError) as error:
+            raise UnavailableError(
+                f"the role runtime went away while it was asked ({error})",
+                "see: systemctl status centralino-peer",
+            ) from error
 
     # --- the thread ---------------------------------------------------------------------------------------
 

@@ -226,8 +226,9 @@ class Moving:
     remaining_seconds: int
 
     def sentence(self) -> str:
-        """For people."""
-        return f"{self.sent / 1e6:.1f} MB sent, about {self.remaining_seconds} s remain"
+        """For people. In its first moment rsync knows no time yet."""
+        text = f"{self.sent / 1e6:.1f} MB sent"
+        return f"{text}, about {self.remaining_seconds} s remain" if self.remaining_seconds else text
 
 
 def moving(line: bytes) -> Moving | None:

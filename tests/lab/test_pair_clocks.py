@@ -41,9 +41,11 @@ def shift_clock(node: Node, program: str, seconds: float) -> None:
     """The clock of `centralino-peer PROGRAM` on this node, from its next start on; 0 puts it right."""
     python = "/opt/centralino/venv/bin/python"
     where = node.run([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]).output.strip()
+    # Such a line may be run twice, where two names lead to the directory.
     line = (
-        f"import sys, time; sys.orig_argv[-1] == {program!r} and "
-        f"setattr(time, 'time', lambda real=time.time: real() + {seconds})\n"
+        f"import sys, time; sys.orig_argv[-1] == {program!r} and not hasattr(sys, 'shifted') and "
+        f"[setattr(sys, 'shifted', True), "
+        f"setattr(time, 'time', lambda real=time.time: real() + {seconds})]\n"
     )
     node.path(f"{where}/zz-clock-of-the-test.pth").write_text(line if seconds else "")
 

@@ -467,6 +467,7 @@ def test_progress_of_rsync_is_read_and_told() -> None:
     done = rsync.moving(b"  1,000 100%    1.95MB/s    0:00:10 (xfr#1, to-chk=0/2)")
     assert done is not None
     assert done.remaining_seconds == 0, "behind the last byte stands the time that it took"
+    assert done.sentence() == "0.0 MB sent"
     assert rsync.moving(b"sending incremental file list") is None
 
 
