@@ -50,6 +50,30 @@ def counted(made: list[str]) -> Callable[[Path, BuildContext], None]:
     return action
 
 
+def test_a_step_tells_how_long_it_took_the_last_time(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+
+    def told(*, failing: bool = False) -> str:
+        stream = io.StringIO()
+        with build_context("test", epoch=0, cache=cache, progress=Progress(stream)) as context:
+            try:
+                with context.step("write the medium"):
+                    if failing:
+                        raise BuildError("it broke")
+            except BuildError:
+                pass
+        return stream.getvalue()
+
+    assert "> write the medium\n" in told()
+    cache.remember_step("write the medium", 42)
+    # What broke off tells nothing about the next time.
+    assert "(about 42 s)" in told(failing=True)
+    assert "(about 42 s)" in told()
+    assert "> write the medium\n" in told()
+    cache.clean()
+    assert cache.step_seconds("write the medium") is None
+
+
 def test_a_stage_runs_once_for_the_same_inputs(tmp_path: Path) -> None:
     made: list[str] = []
     for _ in range(2):
