@@ -6,7 +6,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import pymysql
 import pytest
 from replication_pair import Member, pair_of_nodes
 
+from appliance.lab import LOGS
 from appliance.lab_host import LabError, wait_for
 
 # Minutes each: not part of the default run.
@@ -25,7 +26,9 @@ EVIDENCE = "/var/lib/centralino/fault-tolerance/database/evidence"
 
 
 @pytest.fixture(scope="module")
-def members(lab_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Member, Member]]:
+def members(
+    lab_root: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[tuple[Member, Member]]:
     with pair_of_nodes(lab_root, tmp_path_factory.mktemp("replication") / "lab") as made:
         first, second = made
         first.call("database.make_writable", 30)
@@ -33,6 +36,8 @@ def members(lab_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         second.call("database.follow", 30)
         second.clear(limit_seconds=120)
         yield made
+        if request.session.testsfailed:
+            first.lab.save_logs(LOGS / "replication-database")
 
 
 def master_and_slave(members: tuple[Member, Member]) -> tuple[Member, Member]:
@@ -71,6 +76,39 @@ def test_a_slave_refuses_writes_of_our_own_users(members: tuple[Member, Member])
         allowed = slave.sql(f"SHOW GRANTS FOR {user}@localhost").output
         assert "SUPER" not in allowed
         assert "READ_ONLY ADMIN" not in allowed
+
+
+def test_the_data_of_telephony_is_on_both_nodes(members: tuple[Member, Member]) -> None:
+    """Calls, also in tables of months that come, contacts of phones, and metadata of messages: whatever the
+    accounts of ours write, after a seed and by following."""
+    master, slave = master_and_slave(members)
+    months = ("cdr_2026_11", "cdr_2026_12")
+    for month in months:
+        master.sql(f"CREATE TABLE IF NOT EXISTS centralino.{month} LIKE centralino.cdr", user="centralino")
+    calls = "INSERT INTO centralino.{} (start, src, dst, uniqueid) VALUES (NOW(), '{}', '200', '{}')"
+    for number, table in enumerate(("cdr", *months)):
+        master.sql(calls.format(table, 100 + number, f"1764000000.{number}"), user="asterisk")
+    contact = (
+        "REPLACE INTO centralino.ps_contacts (id, uri, endpoint) VALUES ('{0}@1', 'sip:{0}@10.0.0.1', '{0}')"
+    )
+    master.sql(contact.format(100), user="asterisk")
+    master.sql(
+        "CREATE TABLE IF NOT EXISTS centralino.voicemail_messages (id INT PRIMARY KEY, mailbox VARCHAR(64));"
+        "REPLACE INTO centralino.voicemail_messages VALUES (1, '100@default')",
+        user="centralino",
+    )
+    tables = ("cdr", *months, "ps_contacts", "voicemail_messages")
+
+    def contents(member: Member) -> list[str]:
+        return [member.sql(f"SELECT * FROM centralino.{table}").output for table in tables]
+
+    wait_for(lambda: contents(slave) == contents(master), 30, "the same data by following")
+    assert all(contents(slave))
+    slave.call("database.seed_from_peer", limit_seconds=300)
+    slave.clear()
+    assert contents(slave) == contents(master)
+    master.sql(contact.format(101), user="asterisk")
+    wait_for(lambda: contents(slave) == contents(master), 30, "the same data after a seed")
 
 
 def test_replica_stopped(members: tuple[Member, Member]) -> None:
@@ -152,15 +190,18 @@ def test_returning_master_ahead(members: tuple[Member, Member]) -> None:
     old.call("database.follow", 10)
     old.until("follows the peer", limit_seconds=120)
     in_step(new, old)
-    told = str(old.state()["detail"])
+    # The sentence of the alarm names the place; the new master tells of it as well.
+    told = str(old.state()["alarm"])
     found = re.search(r"(/\S+\.sql)", told)
     assert found, told
+    wait_for(lambda: found.group(1) in str(new.state()["alarm"]), 30, "the alarm on the new master")
     evidence = old.node.run(["cat", found.group(1)]).output
     for row in acknowledged:
         assert re.search(rf"###\s+@1={row}\b", evidence), evidence
     assert not re.search(r"###\s+@1=50\b", evidence)
     assert old.node.run(["stat", "-c", "%a", found.group(1)]).output.strip() == "600"
     old.node.run(["rm", found.group(1)])
+    wait_for(lambda: old.state()["alarm"] == "", 30, "the end of the alarm")
 
 
 def test_errant_write_on_the_slave(members: tuple[Member, Member]) -> None:
@@ -175,6 +216,45 @@ def test_errant_write_on_the_slave(members: tuple[Member, Member]) -> None:
     evidence = slave.node.run(["sh", "-c", f"cat {EVIDENCE}/*.sql"]).output
     assert re.search(r"###\s+@1=60\b", evidence)
     slave.node.run(["sh", "-c", f"rm {EVIDENCE}/*.sql"])
+
+
+@contextmanager
+def new_sessions(member: Member) -> Iterator[list[float]]:
+    """Open a session on a node each tenth of a second; how long each took, 10 for one that got no answer."""
+    socket, over = f"/proc/{member.node.init}/root/run/mysqld/mysqld.sock", threading.Event()
+    seconds: list[float] = []
+
+    def ask() -> None:
+        while not over.wait(0.1):
+            began = time.monotonic()
+            with suppress(pymysql.err.MySQLError, OSError):
+                pymysql.connect(unix_socket=socket, user="root", connect_timeout=10, read_timeout=10).close()
+            seconds.append(time.monotonic() - began)
+
+    asker = threading.Thread(target=ask, daemon=True)
+    asker.start()
+    yield seconds
+    over.set()
+    asker.join(15)
+
+
+def test_a_slave_that_returns_holds_nobody_up(members: tuple[Member, Member]) -> None:
+    """It lost its power and is back before anybody has noticed; its connections stand at the master still.
+
+    The server would wait for word on the old one, with the lock that every new session needs.
+    """
+    master, slave = master_and_slave(members)
+    with new_sessions(master) as seconds:
+        for round_ in range(3):
+            slave.node.power_off()
+            slave.node.power_on()
+            slave.start()
+            slave.call("database.follow", 10)
+            slave.clear()
+            insert(master, 700 + round_)
+    print(f"{len(seconds)} sessions, the slowest after {max(seconds):.2f} s")
+    assert max(seconds) < 3
+    in_step(master, slave)
 
 
 def fill(master: Member, megabytes: int) -> None:

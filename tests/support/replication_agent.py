@@ -58,10 +58,11 @@ class Agent:
         self.database = build(pair, self.channel)
         self.files = None
         if trees:
-            from fault_tolerance.files import build_with
+            from fault_tolerance.files import build_with, sender
             from fault_tolerance.files.trees import read
 
             pair.kilobytes_per_second = int(os.environ.get("CAP", "10000"))
+            sender.VERIFY_SECONDS = float(os.environ.get("VERIFY", sender.VERIFY_SECONDS))
             self.files = build_with(pair, self.channel, read(Path(trees)))
         self.job = ""
         threading.Thread(target=self.hear, daemon=True).start()

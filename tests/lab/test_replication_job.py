@@ -1,0 +1,193 @@
+"""`centralino replication start` on a real pair (S-FT-07): watched, interrupted, repeated, within the cap."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pair_of_nodes import PairOfNodes, boot_two, centralino, make_pair, status
+
+from appliance.lab import LOGS, Lab, Node
+from appliance.lab_host import Result, wait_for
+
+pytestmark = [pytest.mark.lab, pytest.mark.slow]
+
+CAP = 2_000
+RECORDINGS = "/var/spool/asterisk/monitor"
+SIZE = 16_000_000
+LOG = "/root/follow.log"
+REMAINS = re.compile(r"([\d.]+) (?:of about [\d.]+ )?MB (?:sent|received), about (\d+) s remain")
+
+
+@pytest.fixture(scope="module")
+def pair(
+    lab_root: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[PairOfNodes]:
+    with Lab(lab_root, tmp_path_factory.mktemp("job") / "lab") as lab:
+        made = boot_two(lab)
+        make_pair(made)
+        made.wait_healthy()
+        done = centralino(made.first, "fault-tolerance", "configure", "--bandwidth", str(CAP), "--yes")
+        assert done.ok, done.errors
+        made.wait_healthy()
+        made.first.run(["sh", "-c", f"mkdir -p {RECORDINGS}; head -c {SIZE} /dev/urandom > /root/long.wav"])
+        made.first.run(["sh", "-c", f"mv /root/long.wav {RECORDINGS}/long.wav"])
+        wait_for(lambda: same(made), 120, "the recording on both nodes")
+        yield made
+        if request.session.testsfailed:
+            lab.save_logs(LOGS / "job")
+
+
+def same(pair: PairOfNodes) -> bool:
+    sums = {
+        node.run(["sh", "-c", f"md5sum < {RECORDINGS}/long.wav"], check=False).output for node in pair.nodes
+    }
+    return len(sums) == 1 and "" not in sums
+
+
+def follow(node: Node, what: str) -> None:
+    """The command in the background of the node, its words in a file."""
+    program = f"exec centralino replication start --what {what} --follow --yes > {LOG} 2>&1"
+    node.run(["systemctl", "reset-failed", "follow"], check=False)
+    node.run(["systemd-run", "--unit=follow", "--property=RemainAfterExit=no", "sh", "-c", program])
+
+
+def said(node: Node) -> str:
+    return node.run(["cat", LOG], check=False).output
+
+
+def ended(node: Node) -> bool:
+    return node.run(["systemctl", "is-active", "follow"], check=False).output.strip() != "active"
+
+
+def resync(node: Node) -> dict[str, object]:
+    found = json.loads(centralino(node, "replication", "status", "--json").output)["resync"]
+    assert isinstance(found, dict)
+    return found
+
+
+def start(node: Node, what: str) -> Result:
+    return centralino(node, "replication", "start", "--what", what, "--follow", "--yes", limit_seconds=300)
+
+
+def spoil(node: Node) -> None:
+    """The slave's copy is gone; nothing on the master says so."""
+    node.run(["rm", "-f", f"{RECORDINGS}/long.wav"])
+
+
+def test_the_files_come_anew_with_progress_and_within_the_cap(pair: PairOfNodes) -> None:
+    master, slave = pair.first, pair.second
+    spoil(slave)
+    counter = "/sys/class/net/eth1/statistics/tx_bytes"
+    before, began = int(master.run(["cat", counter]).output), time.monotonic()
+    done = start(slave, "files")
+    seconds = time.monotonic() - began
+    assert done.ok, done.errors
+    told = REMAINS.findall(done.errors)
+    assert len(told) >= 3, done.errors
+    megabytes, remaining = [float(one) for one, _ in told], [int(left) for _, left in told]
+    assert megabytes == sorted(megabytes)
+    assert remaining[0] > remaining[-1]
+    sent = int(master.run(["cat", counter]).output) - before
+    print(
+        f"{sent / 1e6:.1f} MB on the wire in {seconds:.1f} s: {sent / 1000 / seconds:.0f} KB/s at most {CAP}"
+    )
+    assert sent > SIZE
+    assert sent / 1000 / seconds < CAP * 1.1
+    assert seconds > SIZE / 1000 / CAP
+    assert same(pair)
+
+
+def test_who_stops_watching_stops_nothing(pair: PairOfNodes) -> None:
+    slave = pair.second
+    spoil(slave)
+    follow(slave, "files")
+    wait_for(lambda: REMAINS.search(said(slave)) is not None, 60, "progress")
+    slave.signal_unit("follow.service", signal.SIGINT)
+    wait_for(lambda: ended(slave), 30, "the end of the watching")
+    assert "The job goes on" in said(slave)
+    assert resync(slave)["running"] is True
+    # A second one is refused, with what to do.
+    again = centralino(slave, "replication", "start", "--what", "files", "--yes")
+    assert not again.ok
+    assert "runs already" in again.errors
+    wait_for(lambda: resync(slave)["done"] is True, 120, "its end")
+    assert same(pair)
+
+
+def test_a_cancelled_copy_is_begun_again(pair: PairOfNodes) -> None:
+    slave = pair.second
+    spoil(slave)
+    follow(slave, "files")
+    wait_for(lambda: REMAINS.search(said(slave)) is not None, 60, "progress")
+    running = json.loads(centralino(slave, "jobs", "list", "--json").output)
+    rows = running if isinstance(running, list) else running["jobs"]
+    (job,) = [row["id"] for row in rows if row["state"] == "running" and row["kind"] == "replication"]
+    assert centralino(slave, "jobs", "cancel", job, "--yes").ok
+    wait_for(lambda: ended(slave), 60, "the end of the job")
+    assert "cancelled" in said(slave)
+    assert start(slave, "files").ok
+    assert same(pair)
+
+
+def test_the_database_comes_anew_also_after_the_runtime_died_in_the_middle(pair: PairOfNodes) -> None:
+    master, slave = pair.first, pair.second
+    bulk = "CREATE TABLE bulk (n INT AUTO_INCREMENT PRIMARY KEY, text LONGTEXT) ENGINE=InnoDB"
+    fill = "INSERT INTO bulk (text) SELECT REPEAT(MD5(RAND()), 31250) FROM seq_1_to_120"
+    master.run(["mariadb"], input_text=f"USE centralino; {bulk}; {fill};", limit_seconds=120)
+    follow(slave, "db")
+    wait_for(lambda: slave.path("/var/lib/mysql/data.seed/ibdata1").exists(), 60, "the copy coming in")
+    slave.signal_unit("centralino-peer.service")
+    wait_for(lambda: ended(slave), 90, "the end of the watching")
+    assert "start it again" in said(slave), said(slave)
+    wait_for(lambda: status(slave).get("obstacles") == [], 120, "the old copy, which follows")
+    done = start(slave, "db")
+    assert done.ok, done.errors
+    assert REMAINS.search(done.errors) or "MB received" in done.errors, done.errors
+    count = "SELECT COUNT(*) FROM centralino.bulk"
+    rows = {node.run(["mariadb", "-Ne", count]).output for node in pair.nodes}
+    assert rows == {"120\n"}
+    pair.wait_healthy()
+
+
+def test_a_slave_that_does_not_confirm_is_an_alarm_and_a_reason(pair: PairOfNodes) -> None:
+    """Its database hangs while the master writes: told on both nodes while it lasts, and over by itself."""
+    master, slave = pair.first, pair.second
+    write = "REPLACE INTO centralino.bulk (n, text) VALUES (1, 'asynchronous')"
+
+    def alarms() -> set[str]:
+        found = json.loads(master.run(["centralino", "status", "--json"]).output)
+        return {alarm["id"] for alarm in found["alarms"]}
+
+    assert "pair.asynchronous" not in alarms()
+    slave.signal_unit("mariadb.service", signal.SIGSTOP)
+    began = time.monotonic()
+    master.run(["mariadb", "-e", write])
+    assert 1 < time.monotonic() - began < 10, "the writer waits once, for the limit that is stated"
+    wait_for(lambda: "pair.asynchronous" in alarms(), 20, "the alarm")
+    began = time.monotonic()
+    master.run(["mariadb", "-e", write])
+    assert time.monotonic() - began < 1.5, "later writers do not wait"
+    shown = status(master)["database"]
+    assert isinstance(shown, dict)
+    assert shown["synchronous"] is False
+    assert "does not confirm" in shown["detail"]
+    assert status(slave)["obstacles"] != []
+    slave.signal_unit("mariadb.service", signal.SIGCONT)
+    wait_for(lambda: "pair.asynchronous" not in alarms(), 90, "the end of the alarm")
+    pair.wait_healthy()
+
+
+def test_everything_at_once_and_wrong_places_are_told(pair: PairOfNodes) -> None:
+    spoil(pair.second)
+    done = start(pair.second, "all")
+    assert done.ok, done.errors
+    assert same(pair)
+    refused = start(pair.first, "db")
+    assert "this node is master" in refused.errors
+    assert pair.wait_healthy() is pair.first
