@@ -28,7 +28,7 @@ class Restraint:
         self._vrrp_since = 0.0
         self._yield_until = 0.0
         self._yields = 0
-        self._fenced_until = 0.0
+        self._fenced_since = self._fenced_until = 0.0
 
     def note_vrrp(self, vrrp: Vrrp, now: float) -> None:
         """What keepalived says; its changes are timed."""
@@ -59,13 +59,17 @@ class Restraint:
 
     def stood_still(self, now: float) -> None:
         """This node serves and was away."""
-        self._fenced_until = now + FENCE_SECONDS
+        self._fenced_since, self._fenced_until = now, now + FENCE_SECONDS
 
-    def fenced(self, view: View, now: float) -> bool:
-        """Whether a node that was away must not have the addresses yet."""
+    def fenced(self, view: View, spoken: float | None, now: float) -> bool:
+        """Whether a node that was away must not have the addresses yet.
+
+        Words from before, which lay in a buffer while it was away, do not tell that the peer is no master.
+        """
         if now >= self._fenced_until:
             return False
-        if view.link is Link.UP and view.peer is not None and view.peer.role not in SERVING:
+        fresh = view.link is Link.UP and spoken is not None and spoken > self._fenced_since
+        if fresh and view.peer is not None and view.peer.role not in SERVING:
             self._fenced_until = 0.0
             return False
         return True

@@ -458,7 +458,7 @@ class Runtime:
         if self.pair.cloud:
             return
         refusal = address_verdict(view)
-        fenced = self.restraint.fenced(view, time.monotonic())
+        fenced = self.restraint.fenced(view, self.hearing.spoken, time.monotonic())
         try:
             self.verdicts.write(
                 may_hold=refusal is None and not fenced, serving=self.role in SERVING and not fenced

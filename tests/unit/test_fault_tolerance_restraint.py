@@ -115,15 +115,18 @@ def test_a_master_that_goes_on_speaking_keeps_its_addresses() -> None:
 def test_a_node_that_stood_still_waits_for_its_peer_but_not_for_ever() -> None:
     serving = View(Role.MASTER, 1, Rank(1, 1, 1))
     restraint = Restraint()
-    assert not restraint.fenced(serving, 100.0)
+    assert not restraint.fenced(serving, None, 100.0)
     restraint.stood_still(100.0)
-    assert restraint.fenced(serving, 100.1)
+    assert restraint.fenced(serving, None, 100.1)
     rival = replace(serving, link=Link.UP, peer=Peer(Role.MASTER, 2, Rank(2, 1, 1)))
-    assert restraint.fenced(rival, 100.2)
-    assert not restraint.fenced(replace(rival, peer=Peer(Role.SLAVE, 1, Rank(1, 1, 1))), 100.3)
-    assert not restraint.fenced(serving, 100.4)
+    assert restraint.fenced(rival, 100.2, 100.2)
+    slave = replace(rival, peer=Peer(Role.SLAVE, 1, Rank(1, 1, 1)))
+    # Said before the node stood still, and read after it.
+    assert restraint.fenced(slave, 98.5, 100.3)
+    assert not restraint.fenced(slave, 100.25, 100.3)
+    assert not restraint.fenced(serving, None, 100.4)
     restraint.stood_still(200.0)
-    assert not restraint.fenced(serving, 200.0 + FENCE_SECONDS)
+    assert not restraint.fenced(serving, None, 200.0 + FENCE_SECONDS)
 
 
 def advert(router: int = 51, priority: int = 199) -> bytes:
