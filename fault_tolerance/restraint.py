@@ -16,6 +16,8 @@ from fault_tolerance.view import SERVING, Link, View, Vrrp
 YIELD_AFTER_SECONDS = 0.05
 YIELD_SECONDS = (3.0, 10.0, 30.0, 60.0)
 FENCE_SECONDS = 3.0
+# A peer that takes over says so at once, and speaks five times a second: its last word is true for so long.
+TRUE_FOR_SECONDS = 0.3
 
 log = logging.getLogger(__name__)
 
@@ -64,11 +66,11 @@ class Restraint:
     def fenced(self, view: View, spoken: float | None, now: float) -> bool:
         """Whether a node that was away must not have the addresses yet.
 
-        Words from before, which lay in a buffer while it was away, do not tell that the peer is no master.
+        Words that lay in a buffer meanwhile do not tell that the peer is no master, unless they are new.
         """
         if now >= self._fenced_until:
             return False
-        fresh = view.link is Link.UP and spoken is not None and spoken > self._fenced_since
+        fresh = view.link is Link.UP and spoken is not None and spoken > self._fenced_since - TRUE_FOR_SECONDS
         if fresh and view.peer is not None and view.peer.role not in SERVING:
             self._fenced_until = 0.0
             return False

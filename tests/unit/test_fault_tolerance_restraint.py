@@ -123,7 +123,8 @@ def test_a_node_that_stood_still_waits_for_its_peer_but_not_for_ever() -> None:
     slave = replace(rival, peer=Peer(Role.SLAVE, 1, Rank(1, 1, 1)))
     # Said before the node stood still, and read after it.
     assert restraint.fenced(slave, 98.5, 100.3)
-    assert not restraint.fenced(slave, 100.25, 100.3)
+    assert restraint.fenced(slave, 99.6, 100.3)
+    assert not restraint.fenced(slave, 99.9, 100.3)
     assert not restraint.fenced(serving, None, 100.4)
     restraint.stood_still(200.0)
     assert not restraint.fenced(serving, None, 200.0 + FENCE_SECONDS)
