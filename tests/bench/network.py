@@ -64,7 +64,10 @@ def measure(node: Node, runs: int = 15) -> list[Row]:
         first.append(_set(node, "--mtu", str(1450 + turn)) * 1000)
     name = "`nmcli connection modify`, `nmcli device reapply`, `ip address show`"
     rule = f"{TIMES_PEER} x peer"
-    note = "with the checks of gateway, SSH sessions and both journals' fsyncs; the peer does none of that"
+    note = (
+        "with the checks of gateway, SSH sessions and both journals' fsyncs; the peer does none of that; "
+        "what is not the daemon's part is the start of the command line"
+    )
     waits = f"both ask the wire for {WIRE_MILLISECONDS} ms whether the new address is free"
     rests = "the program that checks settings ends after 20 s and has to be started"
     mtu, address = found["bare mtu"], found["bare address"]
