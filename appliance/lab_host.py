@@ -7,13 +7,14 @@ containers and build machines have) a node is put into both, as systemd inside e
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -190,6 +191,17 @@ def hierarchies() -> tuple[Path, ...]:
     return (unified, named) if named else (unified,)
 
 
+def _removed(directory: Path) -> bool:
+    """Remove an empty control group; false while the kernel is not done with it."""
+    try:
+        directory.rmdir()
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            return False
+        raise
+    return True
+
+
 @dataclass(frozen=True)
 class ControlGroup:
     """One control group by its path below the roots of the hierarchies."""
@@ -253,4 +265,5 @@ class ControlGroup:
         """Remove the empty group and those below it, in every hierarchy."""
         for path in self.paths:
             for directory in sorted(path.glob("**/"), key=lambda each: len(each.parts), reverse=True):
-                directory.rmdir()
+                # A process that is dying is listed no more and holds its group for a moment longer.
+                wait_for(partial(_removed, directory), 10.0, f"the end of {directory}", interval_seconds=0.01)
