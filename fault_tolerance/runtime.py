@@ -22,7 +22,7 @@ from fault_tolerance.contracts import DatabaseReplica, FileReplica
 from fault_tolerance.executor import DATABASE_LIMIT_SECONDS, Executor, reboot
 from fault_tolerance.facts import Facts, obstacles
 from fault_tolerance.hearing import Hearing
-from fault_tolerance.heartbeat import INTERVAL_SECONDS, Heartbeat, decode, encode
+from fault_tolerance.heartbeat import INTERVAL_SECONDS, SILENCE_SECONDS, Heartbeat, decode, encode
 from fault_tolerance.keepalived import Adverts
 from fault_tolerance.pair import RUN, STATE, VRRP_RUN, Pair
 from fault_tolerance.pbx import Pbx
@@ -39,6 +39,8 @@ from fault_tolerance.vrrp import Keepalived
 
 STEPPED_DOWN_SECONDS = 10.0
 STALL_SECONDS = 0.9
+# Time for keepalived to hear an advert and for the peer link to be dialled anew.
+DEAF_SECONDS = 1.5
 SLOW_SECONDS = 2.0
 # How often gateway and witness are asked while the peer falls silent: thrice before it counts as lost.
 HURRY_SECONDS = {Adverts.STANDARD: 0.1, Adverts.FAST: 0.05}
@@ -102,7 +104,7 @@ class Runtime:
         self.since = time.monotonic()
         self._changed = True
         self._stopping = False
-        self._stepped_down_until = 0.0
+        self._stepped_down_until = self._deaf_until = 0.0
         # Two nodes that both cannot must not pass the role to and fro.
         self._can_serve = True
         self._link_state, self._link_since = Link.NEVER, 0.0
@@ -155,6 +157,7 @@ class Runtime:
         beat, sight, slow = now, now, now
         while not self._stopping:
             before = time.monotonic()
+            self._note_pause(before - now)
             if self._must_know_soon():
                 sight = min(sight, before + HURRY_SECONDS[self.pair.adverts])
             # The moment at which a silent peer counts as lost is one at which to decide.
@@ -163,8 +166,7 @@ class Runtime:
             for key, _ in self._selector.select(limit):
                 key.data()
             now = time.monotonic()
-            if now - before > limit + STALL_SECONDS:
-                self._stalled(now - before)
+            self._note_pause(now - before - limit)
             if now >= sight:
                 sight = now + SIGHT_SECONDS
                 self._look(now)
@@ -315,11 +317,21 @@ class Runtime:
 
     def _vrrp(self) -> Vrrp:
         if not self.pair.cloud:
-            return self.vrrp.state
+            deaf = self.role is Role.SLAVE and time.monotonic() < self._deaf_until
+            return Vrrp.BACKUP if deaf and self.vrrp.state is Vrrp.MASTER else self.vrrp.state
         # Without VRRP the provider is the second signal; without its hook there is none.
         return Vrrp.MASTER if self.role in SERVING or self.provider.peer_is_dead else Vrrp.BACKUP
 
     # --- the loop's parts ---------------------------------------------------------------------------------
+
+    def _note_pause(self, seconds: float) -> None:
+        """The loop did not run for so long. A slave that did not listen has not heard a silence, else a node
+        that was frozen would overthrow the master that went on without it."""
+        adverts = self.pair.adverts
+        if seconds > SILENCE_SECONDS[adverts] - 2 * INTERVAL_SECONDS[adverts]:
+            self._deaf_until = time.monotonic() + DEAF_SECONDS
+        if seconds > STALL_SECONDS:
+            self._stalled(seconds)
 
     def _stalled(self, seconds: float) -> None:
         """This process, or the whole node, stood still: the peer may be master meanwhile.
