@@ -108,6 +108,7 @@ class Runtime:
         # Two nodes that both cannot must not pass the role to and fro.
         self._can_serve = True
         self._link_state, self._link_since = Link.NEVER, 0.0
+        self._synchronous: bool | None = None
         self._followed = False
         self.provider = Provider(hook, self.executor.background, self.wake)
 
@@ -181,6 +182,7 @@ class Runtime:
                 beat = now + INTERVAL_SECONDS[self.pair.adverts]
                 self.link.look()
                 self._beat()
+                self._notice_database()
             self.guard.announce_due(now)
 
     def _must_know_soon(self) -> bool:
@@ -448,6 +450,13 @@ class Runtime:
                 self._on_change()
             if not self._carry_out(decision, view):
                 return
+
+    def _notice_database(self) -> None:
+        """Commits that are on this node alone are told of at once: what is acknowledged now may be lost."""
+        synchronous = self._database.state().synchronous
+        if synchronous is not self._synchronous:
+            self._synchronous = synchronous
+            self._on_change()
 
     def _notice_link(self, now: float) -> None:
         state = self.link.state

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from daemon.errors import CommandFailedError
@@ -18,6 +18,8 @@ LONGEST_LAG_MILLISECONDS = 5000.0
 # What the peer said counts as fresh for so long; older words are those of a peer that died or is cut off.
 FRESH_SECONDS = 1.0
 REMEMBERED = 300
+# Two looks before the server gives up waiting (rpl_semi_sync_master_timeout, 2 s).
+LATE_SECONDS = 1.0
 
 
 class Aim(StrEnum):
@@ -48,6 +50,15 @@ class Look:
     purged: bool = False
     synchronous: bool = False
     listeners: int = 0
+    waiting: int = 0
+    confirmed: int = 0
+    late: bool = False
+
+    @property
+    def on_both(self) -> bool:
+        """Whether what is acknowledged now is on both nodes. Commits that wait long for the peer will soon be
+        acknowledged without it, and that must be said before it happens."""
+        return self.synchronous and not self.late
 
 
 @dataclass(frozen=True)
@@ -86,6 +97,8 @@ def look(session: Session, moment: float, lineage: str = "") -> Look:
         purged=_text(first.get("Last_IO_Errno")) == "1236",
         synchronous=is_synchronous(counters),
         listeners=int(counters.get("Rpl_semi_sync_master_clients", "0")),
+        waiting=int(counters.get("Rpl_semi_sync_master_wait_sessions", "0")),
+        confirmed=int(counters.get("Rpl_semi_sync_master_yes_tx", "0")),
     )
 
 
@@ -108,6 +121,22 @@ def lineage_of(session: Session) -> str:
 def errant(own: Look, own_server: int, peer: GtidState) -> bool:
     """Whether this slave has written by itself something that the peer does not have."""
     return any(gtid.server == own_server and not peer.holds(gtid) for gtid in own.state.last)
+
+
+class Patience:
+    """Notices commits that wait for a confirmation, while none comes at all."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+        self._confirmed = 0
+
+    def judge(self, own: Look) -> Look:
+        """The look, and whether commits have waited for long."""
+        if own.waiting == 0 or self._since is None or own.confirmed != self._confirmed:
+            self._since = own.moment if own.waiting else None
+            self._confirmed = own.confirmed
+            return own
+        return replace(own, late=own.moment - self._since >= LATE_SECONDS)
 
 
 class Lag:
@@ -182,7 +211,7 @@ def master_state(own: Look | None, said: Said | None) -> ReplicaState:
     lag = None if said is None else said.lag_milliseconds
     if own is None:
         return ReplicaState(frozenset(), lag, False, "the database does not answer")
-    if not own.synchronous:
+    if not own.on_both:
         return ReplicaState(
             frozenset(),
             lag,

@@ -38,6 +38,7 @@ from fault_tolerance.database.look import (
     Aim,
     Lag,
     Look,
+    Patience,
     Said,
     errant,
     lineage_of,
@@ -102,6 +103,7 @@ class MariaDb:
         self._said: Said | None = None
         self._peer_position = GtidState()
         self._lag = Lag()
+        self._patience = Patience()
         self._note = ""
         self._kept: Path | None = None
         self._peer_kept = ""
@@ -432,7 +434,8 @@ class MariaDb:
             self._watching = connect(self._server.socket, SHORT_LIMIT_SECONDS)
         before = self._look
         self._kept = max(self._server.evidence.glob("*.sql"), default=None)
-        self._look = look(self._watching, time.monotonic(), "" if before is None else before.lineage)
+        seen = look(self._watching, time.monotonic(), "" if before is None else before.lineage)
+        self._look = self._patience.judge(seen)
 
     def _lose(self, error: CentralinoError | None) -> None:
         if self._watching is not None:

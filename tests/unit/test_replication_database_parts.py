@@ -22,6 +22,7 @@ from fault_tolerance.database.gtid import GtidState, parse
 from fault_tolerance.database.look import (
     Lag,
     Look,
+    Patience,
     Said,
     errant,
     is_synchronous,
@@ -257,3 +258,22 @@ def test_the_size_leaves_the_log_of_changes_out(tmp_path: Path) -> None:
     (tmp_path / "mysql/table.ibd").write_bytes(b"x" * 1000)
     (tmp_path / "centralino-bin.000001").write_bytes(b"x" * 5000)
     assert serve.size(tmp_path) == 1000
+
+
+def test_a_master_says_that_it_will_be_alone_before_its_server_gives_up_waiting() -> None:
+    patience = Patience()
+
+    def seen(moment: float, waiting: int, confirmed: int) -> bool:
+        own = Look(moment, writable=True, synchronous=True, waiting=waiting, confirmed=confirmed)
+        judged = patience.judge(own)
+        assert master_state(judged, None).synchronous is judged.on_both
+        return judged.on_both
+
+    assert seen(0.0, 0, 7) and seen(0.25, 3, 9) and seen(0.5, 3, 12)
+    # Confirmations come, so however many wait, nobody waits for long.
+    assert all(seen(1.0 + number / 4, 4, 20 + number) for number in range(20))
+    assert seen(10.0, 2, 50) and seen(10.75, 4, 50)
+    assert not seen(11.0, 4, 50)
+    assert not seen(11.25, 4, 50)
+    assert seen(11.5, 1, 54)
+    assert seen(30.0, 0, 54) and seen(40.0, 1, 54)
