@@ -19,7 +19,7 @@ from appliance.profile import load_profile
 from appliance.progress import Progress
 from appliance.stages import build_context
 from tests.bench.build import CHANGED, copy_tree
-from tests.bench.rows import Row, median
+from tests.bench.rows import NO_PEER, Row, median
 
 GIB = 1 << 30
 TREE_BYTES = 2 * 10**9
@@ -104,7 +104,7 @@ def measure(runs: int = 3) -> list[Row]:
             "image: disk from a tree of 2 GB",
             median(seconds),
             None,
-            "",
+            NO_PEER,
             "s",
             runs,
             ASSEMBLY_SECONDS,
@@ -115,7 +115,7 @@ def measure(runs: int = 3) -> list[Row]:
             "image: build again with nothing changed",
             found["warm"],
             None,
-            "",
+            NO_PEER,
             "s",
             runs,
             WARM_SECONDS,
@@ -126,7 +126,7 @@ def measure(runs: int = 3) -> list[Row]:
             "image: payload after a one-line change",
             found["payload"],
             None,
-            "",
+            NO_PEER,
             "s",
             runs,
             PAYLOAD_SECONDS,

@@ -21,7 +21,7 @@ sys.path.insert(0, str(SUPPORT))
 from installer_medium import Base  # noqa: E402
 from installer_site import Site, make_site  # noqa: E402
 
-from tests.bench.rows import Row, median  # noqa: E402
+from tests.bench.rows import NO_PEER, Row, median  # noqa: E402
 
 BASE_BYTES = 2 << 30
 PACKAGES = 500
@@ -214,7 +214,7 @@ def measure(runs: int = 3, directory: Path | None = None) -> list[Row]:
             runs,
             None if copied is None else REMASTER_RATIO * copied,
             "1.3 x a plain xorriso copy",
-            "ours includes the media checksum, an MD5 that follows the writing; the peer has none",
+            "bound by the media checksum, an MD5 of all that only one core can compute; the peer has none",
         ),
         Row(
             "installer: remaster 2 GiB and 500 packages",
@@ -224,12 +224,14 @@ def measure(runs: int = 3, directory: Path | None = None) -> list[Row]:
             "s",
             runs,
         ),
-        Row("installer: remaster, largest process", memory, None, "", "MiB", runs, REMASTER_MIB, "issue"),
+        Row(
+            "installer: remaster, largest process", memory, None, NO_PEER, "MiB", runs, REMASTER_MIB, "issue"
+        ),
         Row(
             "installer: closure of 500 packages, locked, warm",
             median(closures),
             None,
-            "",
+            NO_PEER,
             "s",
             runs,
             CLOSURE_SECONDS,
