@@ -20,6 +20,7 @@ from appliance.profile import Profile
 
 SCHEMA = 1
 ROOT_DEVICE = "/dev/sda1"
+LARGEST_DESCRIPTION = 1 << 16
 POLL_SECONDS = 15.0
 IMPORT_LIMIT_SECONDS = 2 * 3600.0
 
@@ -55,7 +56,9 @@ def registration(
 def load_registration(path: Path) -> dict[str, object]:
     """Read an `ami.json`; raises InputError unless it is one."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        with path.open(encoding="utf-8") as stream:
+            # Of the disk beside it, named by mistake, no more than this is read.
+            document = json.loads(stream.read(LARGEST_DESCRIPTION))
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: {error}", "give the ami.json that was made beside the disk") from error
     if not isinstance(document, dict) or document.get("schema") != SCHEMA or "root_device" not in document:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
@@ -87,7 +88,7 @@ def register(description: Path, region: str | None, bucket: str | None, dry_run:
                 for service, name, values in calls
             ],
             as_json=as_json,
-            text="\n".join(f"{service}.{name} {values}" for service, name, values in calls),
+            text="\n".join(f"{service}.{name} {json.dumps(values)}" for service, name, values in calls),
         )
         return
     disk = description.with_name(str(document["file"]))

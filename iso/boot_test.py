@@ -11,6 +11,7 @@ import re
 import selectors
 import shutil
 import subprocess
+import tarfile
 import tempfile
 import time
 import tomllib
@@ -102,12 +103,35 @@ def load_expectation(name: str) -> Expectation:
     return Expectation(milestones, failures)
 
 
+def disk_inside(image: Path) -> tuple[int, int] | None:
+    """Where the disk lies in an OVA, (offset, length) in bytes; None for what is no archive.
+
+    Raises InputError for an archive that no machine can start from.
+    """
+    with image.open("rb") as stream:
+        start = stream.read(512)
+    if start[:2] == b"\x1f\x8b":
+        raise InputError(f"{image} is compressed", "unpack it, and name the disk")
+    if start[257:262] != b"ustar":
+        return None
+    try:
+        with tarfile.open(image, "r:") as archive:
+            disks = [member for member in archive if member.name.endswith(".vmdk")]
+    except tarfile.TarError as error:
+        raise InputError(f"{image} is a damaged archive: {error}", "fetch or build it again") from error
+    if len(disks) != 1:
+        raise InputError(f"{image} is an archive of {len(disks)} VMDKs", "name an OVA with one, or a disk")
+    return disks[0].offset_data, disks[0].size
+
+
 def image_format(image: Path) -> str:
-    """`raw`, `qcow2`, `vmdk`, `vhdx` or `vpc`, as qemu-img sees it; raises InputError."""
+    """`raw`, `qcow2`, `vmdk`, `vhdx` or `vpc`, as qemu-img sees it, an OVA's disk's; raises InputError."""
     if image.is_dir():
         return "raw"
     if not image.is_file():
         raise InputError(f"{image} is no file", "name an ISO or a disk image")
+    if disk_inside(image):
+        return "vmdk"
     require({"qemu-img": "qemu-utils"})
     import json
 

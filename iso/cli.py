@@ -208,6 +208,7 @@ def boot_test(
     from iso.qemu import Machine
 
     kind = tester.image_format(image)
+    window = tester.disk_inside(image) if image.is_file() else None
     expectation = tester.load_expectation(milestones or tester.usual_milestones(image))
     ways = [Attachment(word) for word in attach] or tester.default_attachments(image)
     firmwares = [Firmware(word) for word in firmware] or (
@@ -222,6 +223,7 @@ def boot_test(
                     firmware=one,
                     attachment=way,
                     image_format=kind,
+                    window=window,
                     memory_mib=memory,
                     cpus=cpus,
                     disk_bytes=target_gb * 10**9,

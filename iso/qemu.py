@@ -55,13 +55,15 @@ _SECURE_BOOT = (
 class Machine:
     """The machine to start. `disk_bytes` adds an empty disk to install on, `netdev` a network card.
 
-    For `Attachment.NETWORK` the image is a network boot tree, and `netdev` leads to its server.
+    For `Attachment.NETWORK` the image is a network boot tree, and `netdev` leads to its server. `window` is
+    for an image inside of another file: (offset, length) in bytes.
     """
 
     image: Path
     firmware: Firmware = Firmware.BIOS
     attachment: Attachment = Attachment.CD
     image_format: str = "raw"
+    window: tuple[int, int] | None = None
     memory_mib: int = 2048
     cpus: int = 2
     disk_bytes: int = 0
@@ -141,7 +143,7 @@ def _attach(machine: Machine) -> list[str]:
     if machine.attachment is Attachment.NETWORK:
         return []
     # snapshot=on: whatever the guest writes is lost, the artefact stays as it is.
-    drive = f"if=none,id=image,format={machine.image_format},file={_escape(machine.image)}"
+    drive = f"if=none,id=image,format={machine.image_format},file={_source(machine)}"
     match machine.attachment:
         case Attachment.CD:
             return ["-drive", f"{drive},media=cdrom,readonly=on", "-device", "ide-cd,drive=image,bootindex=1"]
@@ -152,9 +154,18 @@ def _attach(machine: Machine) -> list[str]:
             return ["-drive", f"{drive},snapshot=on", "-device", "virtio-blk-pci,drive=image,bootindex=1"]
 
 
-def _escape(path: Path) -> str:
+def _source(machine: Machine) -> str:
+    if machine.window is None:
+        return _escape(machine.image)
+    offset, length = machine.window
+    file = {"driver": "file", "filename": str(machine.image)}
+    node = {"driver": "raw", "offset": offset, "size": length, "file": file}
+    return _escape(f"json:{json.dumps(node)}")
+
+
+def _escape(value: Path | str) -> str:
     # QEMU splits options at commas; a doubled one is a comma.
-    return str(path).replace(",", ",,")
+    return str(value).replace(",", ",,")
 
 
 class Control:

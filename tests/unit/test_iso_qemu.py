@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import io
+import json
 import os
 import struct
+import tarfile
 import urllib.error
 import urllib.request
 import zlib
@@ -14,7 +17,14 @@ import pytest
 
 from appliance.errors import HostError, InputError
 from iso import qemu
-from iso.boot_test import Expectation, Milestone, _Watcher, load_expectation
+from iso.boot_test import (
+    Expectation,
+    Milestone,
+    _Watcher,
+    disk_inside,
+    image_format,
+    load_expectation,
+)
 from iso.network_boot import serving
 from iso.pxe import check_url
 from iso.qemu import Attachment, Firmware, Machine
@@ -40,6 +50,40 @@ def test_the_image_is_never_written_to(tmp_path: Path, firmware: Firmware, attac
     assert ("property=secure" in " ".join(words)) == (firmware is Firmware.SECURE_BOOT)
     assert ("pflash" in " ".join(words)) == (firmware is not Firmware.BIOS)
     assert not any("kvm" in word for word in words)
+
+
+def archive(path: Path, *names: str) -> Path:
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as made:
+        for name in names:
+            content = name.encode() * 300
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            made.addfile(member, io.BytesIO(content))
+    return path
+
+
+def test_the_disk_inside_of_an_ova_is_started(tmp_path: Path) -> None:
+    ova = archive(tmp_path / "a,b.ova", "box.ovf", "box.mf", "box-disk1.vmdk")
+    assert image_format(ova) == "vmdk"
+    window = disk_inside(ova)
+    assert window is not None
+    content = b"box-disk1.vmdk" * 300
+    assert ova.read_bytes()[window[0] :][: window[1]] == content
+    words = qemu.command_line(Machine(ova, attachment=Attachment.DISK, window=window), tmp_path)
+    drive = next(word for word in words if "id=image" in word)
+    options = drive.replace(",,", "\0").split(",")
+    source = next(word for word in options if word.startswith("file=json:"))
+    node = json.loads(source.removeprefix("file=json:").replace("\0", ","))
+    assert (node["offset"], node["size"]) == window and node["file"]["filename"] == str(ova)
+    assert "snapshot=on" in options
+
+
+def test_an_archive_that_holds_no_disk_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="0 VMDKs"):
+        image_format(archive(tmp_path / "payload.tar", "payload.json"))
+    (tmp_path / "disk.tar.gz").write_bytes(gzip.compress(b"disk"))
+    with pytest.raises(InputError, match="compressed"):
+        image_format(tmp_path / "disk.tar.gz")
 
 
 def tree_for(directory: Path, url: str) -> Path:
