@@ -15,7 +15,9 @@ SKEW_SECONDS = 1.0
 @dataclass(frozen=True)
 class Facts:
     """What this node knows beside the role; see `Obstacle` for what each can mean. `skew` is the peer's clock
-    less ours in seconds, None while unknown."""
+    less ours in seconds, None while unknown.
+    `handed_over`: this node handed the role to a peer that fell silent before it acknowledged anything alone,
+    so that nobody has newer data than this node."""
 
     role: Role
     rank: Rank
@@ -38,6 +40,7 @@ class Facts:
     moves: int
     shutting_down: bool
     manual: bool
+    handed_over: bool
 
 
 def obstacles(facts: Facts) -> frozenset[Obstacle]:
@@ -50,7 +53,7 @@ def obstacles(facts: Facts) -> frozenset[Obstacle]:
         Obstacle.MAINTENANCE: facts.maintenance,
         Obstacle.CORE_FAILED: facts.core_failed,
         Obstacle.DISK_FULL: facts.disk_full,
-        Obstacle.STEPPED_DOWN: facts.stepped_down,
+        Obstacle.STEPPED_DOWN: facts.stepped_down and not facts.handed_over,
         Obstacle.TOO_MANY_MOVES: facts.moves >= MOST_MOVES_AN_HOUR,
         Obstacle.SHUTTING_DOWN: facts.shutting_down,
         Obstacle.MANUAL_MODE: facts.manual and not _both_begin(facts),
@@ -64,7 +67,7 @@ def obstacles(facts: Facts) -> frozenset[Obstacle]:
         found[Obstacle.PEER_NEWER] = _peer_newer(facts, heard)
     missing = {obstacle for obstacle, holds in found.items() if holds}
     replicas = facts.database.obstacles | facts.files.obstacles
-    if facts.role is Role.SLAVE:
+    if facts.role is Role.SLAVE and not facts.handed_over:
         missing |= replicas
     elif facts.role not in (Role.MASTER, Role.PROMOTING):
         # A node that follows nobody does not replicate, and need not: ranks say whose data are newer. A half
@@ -93,7 +96,7 @@ def _peer_newer(facts: Facts, heard: Heartbeat) -> bool:
     nobody must compare: later mastery beats earlier, then the position."""
     own = (facts.rank.mastered, facts.rank.position)
     if facts.role is Role.SLAVE:
-        return heard.rank.mastered > facts.rank.mastered
+        return heard.rank.mastered > facts.rank.mastered and not facts.handed_over
     if facts.role in (Role.MASTER, Role.PROMOTING):
         return False
     return (heard.rank.mastered, heard.rank.position) > own

@@ -244,6 +244,15 @@ EDGES: tuple[Edge, ...] = (
         (Action.ADOPT_EPOCH, Action.FOLLOW, Action.START_SERVICES, Action.CLEAR_WISH),
         "the peer is master",
     ),
+    # It listens to VRRP again, and takes the role back when that is silent as well.
+    Edge(
+        "switch_unanswered",
+        _roles(Role.JOINING),
+        lambda view: view.handed_over and view.link is Link.LOST and may_promote(view),
+        Role.SLAVE,
+        (),
+        "the peer fell silent before it served with the role that this node handed to it",
+    ),
     Edge(
         "epoch_adopted",
         _roles(Role.SLAVE),

@@ -21,6 +21,7 @@ from fault_tolerance.claims import Claims
 from fault_tolerance.contracts import DatabaseReplica, FileReplica
 from fault_tolerance.executor import DATABASE_LIMIT_SECONDS, Executor, reboot
 from fault_tolerance.facts import Facts, obstacles
+from fault_tolerance.handover import Handover
 from fault_tolerance.hearing import Hearing
 from fault_tolerance.heartbeat import INTERVAL_SECONDS, SILENCE_SECONDS, Heartbeat, decode, encode
 from fault_tolerance.keepalived import Adverts
@@ -107,6 +108,7 @@ class Runtime:
         self._stepped_down_until = self._deaf_until = 0.0
         # Two nodes that both cannot must not pass the role to and fro.
         self._can_serve = True
+        self._handover = Handover()
         self._link_state, self._link_since = Link.NEVER, 0.0
         self._synchronous: bool | None = None
         self._followed = False
@@ -290,6 +292,7 @@ class Runtime:
             moves=self.state.moves_in_last_hour(),
             shutting_down=self.shutting_down,
             manual=self.pair.cloud and self._hook is None,
+            handed_over=self._handover.open and self.link.state is Link.LOST,
         )
 
     def view(self) -> View:
@@ -314,6 +317,7 @@ class Runtime:
             core_failed=self.core.failed or self.disk_full,
             yielding=self.restraint.yielding(now) and facts.link is Link.UP,
             peer_claims=self.claims.standing,
+            handed_over=facts.handed_over,
             acquainted=now - self._link_since > ACQUAINTED_BEATS * INTERVAL_SECONDS[self.pair.adverts],
         )
 
@@ -433,6 +437,7 @@ class Runtime:
         if failed and self._can_serve:
             # It had its chance and did not come up: the way is free again.
             self._stepped_down_until = 0.0
+        self._handover.heard(peer_writes=beat.database.get("writable") is True)
         self._database.heard(dict(beat.database))
         self._files.heard(dict(beat.files))
         self.exchange.heard(self.role, self.state.durable.epoch, beat)
@@ -502,6 +507,7 @@ class Runtime:
         log.warning("%s -> %s: %s (%s)", view.role.value, edge.target.value, edge.reason, edge.name)
         if edge.name in ("promoted", "promotion_failed"):
             self._can_serve = edge.name == "promoted"
+        self._handover.took(edge, link_up=view.link_up)
         if edge.name == "demoted":
             self._stepped_down_until = time.monotonic() + STEPPED_DOWN_SECONDS
         if edge.target is not view.role:

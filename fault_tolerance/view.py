@@ -143,6 +143,7 @@ class View:
     until the peer or a third party is seen again. `yielding` is what YIELD_ADDRESSES set.
     `acquainted` says that the two have talked for a while, so that each knows what the other knows.
     `peer_claims` says that the peer's adverts go on although this node serves and cannot talk to it.
+    `handed_over` says that this node has handed the role to a peer that has acknowledged nothing alone since.
     """
 
     role: Role
@@ -161,6 +162,7 @@ class View:
     yielding: bool = False
     peer_claims: bool = False
     acquainted: bool = True
+    handed_over: bool = False
 
     @property
     def eligible(self) -> bool:

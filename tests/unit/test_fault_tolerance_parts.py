@@ -73,6 +73,7 @@ FOLLOWING = Facts(
     moves=0,
     shutting_down=False,
     manual=False,
+    handed_over=False,
 )
 
 
@@ -162,6 +163,12 @@ def test_a_follower_in_step_may_take_over_though_the_master_counts_further() -> 
         ({"database": ReplicaState(frozenset({Obstacle.SEEDING}))}, Obstacle.SEEDING),
         ({"files": ReplicaState(frozenset({Obstacle.REPLICA_BROKEN}))}, Obstacle.REPLICA_BROKEN),
         ({"rank": Rank(2, 500, 1)}, Obstacle.PEER_NEWER),
+        # Nobody has written since the role was handed over; a database that is away cannot serve still.
+        (
+            {"rank": Rank(2, 500, 1), "handed_over": True, "stepped_down": True, "carrier": False},
+            Obstacle.SERVICE_LINK_DOWN,
+        ),
+        ({"handed_over": True, "database_answers": False}, Obstacle.REPLICA_BROKEN),
         ({"role": Role.JOINING}, Obstacle.PEER_NEWER),
         ({"manual": True}, Obstacle.MANUAL_MODE),
         ({"shutting_down": True}, Obstacle.SHUTTING_DOWN),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fault_tolerance.handover import CONFIRMED_SECONDS, Handover
 from fault_tolerance.roles import EDGES, Action, address_verdict, decide, may_promote
 from fault_tolerance.view import (
     OVERRIDABLE,
@@ -162,6 +163,37 @@ def test_unverified_demotion_reboots() -> None:
     assert Action.REBOOT in decision.actions
 
 
+def test_a_slave_that_dies_in_a_switch_does_not_keep_the_role() -> None:
+    waiting = slave(role=Role.JOINING, peer=Peer(Role.SLAVE, 1, LOW), rank=HIGH, vrrp=Vrrp.FAULT)
+    assert name(replace(waiting, link=Link.LOST)) is None
+    unanswered = replace(waiting, link=Link.LOST, handed_over=True)
+    assert name(unanswered) == "switch_unanswered"
+    # Adverts of a peer that lives are heard first.
+    listening = replace(unanswered, role=Role.SLAVE, vrrp=Vrrp.BACKUP)
+    assert name(listening) is None
+    assert address_verdict(listening) is None
+    assert name(replace(listening, vrrp=Vrrp.MASTER)) == "master_dead"
+    assert name(replace(unanswered, obstacles=frozenset({Obstacle.GATEWAY_LOST}))) is None
+
+
+def test_a_role_may_be_taken_back_until_the_peer_may_have_acknowledged_alone() -> None:
+    now = [0.0]
+    handover = Handover(lambda: now[0])
+    edges = {edge.name: edge for edge in EDGES}
+    handover.took(edges["switchover"], link_up=True)
+    handover.took(edges["demoted"], link_up=True)
+    for moment, writes in ((1.0, False), (2.0, True), (2.0 + CONFIRMED_SECONDS, True)):
+        now[0] = moment
+        handover.heard(peer_writes=writes)
+        assert handover.open
+    now[0] += 0.2
+    handover.heard(peer_writes=True)
+    assert not handover.open
+    for name, link_up in (("isolated", True), ("switchover", False)):
+        handover.took(edges[name], link_up=link_up)
+        assert not handover.open
+
+
 def test_failed_promotion_is_taken_back() -> None:
     assert name(slave(role=Role.PROMOTING, link=Link.LOST, work=Work.FAILED)) == "promotion_failed"
 
@@ -214,6 +246,7 @@ views = st.builds(
     yielding=st.booleans(),
     peer_claims=st.booleans(),
     acquainted=st.booleans(),
+    handed_over=st.booleans(),
 )
 
 
@@ -250,11 +283,13 @@ class Node:
     yielding: bool = False
     core_failed: bool = False
     stepped_down: int = 0
+    handover: Handover = field(default_factory=Handover)
     claims: int = 0
 
     def boot(self) -> None:
         self.role, self.met, self.heard, self.vrrp = Role.JOINING, False, None, Vrrp.DOWN
         self.wish, self.work, self.yielding, self.stepped_down = Wish.NONE, Work.IDLE, False, 0
+        self.handover = Handover()
 
     @property
     def rank(self) -> Rank:
@@ -284,20 +319,30 @@ class World:
     def obstacles(self, index: int) -> frozenset[Obstacle]:
         node = self.nodes[index]
         found = set()
+        unanswered = self.unanswered(index)
         if not node.met:
             found.add(Obstacle.PEER_NEVER_MET)
         if not self.gateway[index]:
             found.add(Obstacle.GATEWAY_LOST)
-        if node.stepped_down:
+        if node.stepped_down and not unanswered:
             found.add(Obstacle.STEPPED_DOWN)
         if node.core_failed:
             found.add(Obstacle.CORE_FAILED)
-        if node.heard is not None and (node.heard.rank.mastered, node.heard.rank.position) > (
-            node.mastered,
-            node.position,
+        if (
+            node.heard is not None
+            and (node.heard.rank.mastered, node.heard.rank.position)
+            > (
+                node.mastered,
+                node.position,
+            )
+            and not (unanswered and node.role is Role.SLAVE)
         ):
             found.add(Obstacle.PEER_NEWER)
         return frozenset(found)
+
+    def unanswered(self, index: int) -> bool:
+        node = self.nodes[index]
+        return node.handover.open and node.met and not (self.talking and self.nodes[1 - index].power)
 
     def view(self, index: int) -> View:
         node, other = self.nodes[index], self.nodes[1 - index]
@@ -317,6 +362,7 @@ class World:
             core_failed=node.core_failed,
             yielding=node.yielding,
             peer_claims=node.claims >= 3,
+            handed_over=self.unanswered(index),
         )
 
     def exchange(self, index: int) -> None:
@@ -327,6 +373,8 @@ class World:
         node.met = True
         if other.role in SERVING and node.role is Role.SLAVE and other.epoch >= node.epoch:
             node.mastered, node.position = other.mastered, other.position
+        if other.role is Role.MASTER:
+            node.handover.open = False
         node.heard = Peer(other.role, other.epoch, other.rank, self.obstacles(1 - index))
 
     def vote(self, index: int) -> None:
@@ -355,6 +403,7 @@ class World:
             self.edges.add(decision.edge.name)
             node.work = Work.IDLE
             node.role = decision.target
+            node.handover.took(decision.edge, link_up=view.link_up)
             if decision.edge.name == "demoted":
                 node.stepped_down = 12
         for action in decision.actions:
