@@ -15,6 +15,7 @@ import selectors
 import signal
 import stat
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from daemon.errors import CentralinoError
@@ -29,9 +30,18 @@ FIFO = "notify"
 PID_FILES = ("keepalived.pid", "vrrp.pid")
 WORDS = {"MASTER": Vrrp.MASTER, "BACKUP": Vrrp.BACKUP, "FAULT": Vrrp.FAULT, "STOP": Vrrp.DOWN}
 SYSTEMCTL_LIMIT_SECONDS = 10.0
+STATUS_BYTES = 512
 _LINE = re.compile(r'^INSTANCE "[^"]*" ([A-Z]+)')
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Process:
+    """`status` is its open /proc/PID/stat."""
+
+    number: int
+    status: int
 
 
 class Keepalived:
@@ -54,7 +64,7 @@ class Keepalived:
         self._said = _remembered(directory)
         self._alive = False
         self._frozen = False
-        self._processes: tuple[int, ...] = ()
+        self._processes: dict[str, _Process] = {}
         self._buffer = b""
 
     def start(self) -> None:
@@ -107,13 +117,9 @@ class Keepalived:
 
     def look(self) -> None:
         """Whether its processes live; called each 300 ms."""
-        found = [process for process in map(self._process, PID_FILES) if process is not None]
-        states = [_state_of(process) for process in found]
-        alive = len(found) == len(PID_FILES) and all(states)
+        states = [self._state_of(name) for name in PID_FILES]
+        alive = all(states)
         frozen = any(state in ("T", "t") for state in states)
-        processes = tuple(found)
-        if alive:
-            self._processes = processes
         if (alive, frozen) != (self._alive, self._frozen):
             if frozen:
                 log.warning("keepalived is frozen")
@@ -126,9 +132,9 @@ class Keepalived:
 
     def kill(self) -> None:
         """End frozen processes at once; systemd starts it again."""
-        for process in self._processes:
+        for process in self._processes.values():
             with contextlib.suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
+                os.kill(process.number, signal.SIGKILL)
 
     def restart(self) -> None:
         """For when systemd did not."""
@@ -140,6 +146,8 @@ class Keepalived:
             self._selector.unregister(self._fifo)
             os.close(self._fifo)
             self._fifo = None
+        while self._processes:
+            os.close(self._processes.popitem()[1].status)
         if stop:
             self._systemctl("stop")
 
@@ -166,11 +174,24 @@ class Keepalived:
         with contextlib.suppress(OSError):
             (self._directory / "said").write_text(word.value)
 
-    def _process(self, name: str) -> int | None:
+    def _state_of(self, name: str) -> str:
+        """The letter of proc(5), "" when there is no such keepalived. Its file in /proc stays open, which
+        costs a tenth of finding it anew, and never shows another process that got its number."""
+        known = self._processes.get(name)
+        if known is not None:
+            if letter := _letter(known.status):
+                return letter
+            os.close(self._processes.pop(name).status)
         try:
-            return int((self._directory / name).read_text())
+            number = int((self._directory / name).read_text())
+            status = os.open(f"/proc/{number}/stat", os.O_RDONLY | os.O_CLOEXEC)
         except (OSError, ValueError):
-            return None
+            return ""
+        if letter := _letter(status):
+            self._processes[name] = _Process(number, status)
+        else:
+            os.close(status)
+        return letter
 
     def _systemctl(self, verb: str) -> None:
         try:
@@ -179,14 +200,14 @@ class Keepalived:
             log.error("%s could not be told to %s: %s", UNIT, verb, error)
 
 
-def _state_of(process: int) -> str:
-    """The letter of proc(5), "" when there is no such keepalived."""
+def _letter(status: int) -> str:
+    """From an open /proc/PID/stat; "" for one that ended, or is no keepalived."""
     try:
-        text = Path(f"/proc/{process}/stat").read_text()
+        text = os.pread(status, STATUS_BYTES, 0).decode(errors="replace")
     except OSError:
         return ""
     name, _, rest = text.partition("(")[2].rpartition(")")
-    letter = rest.split()[0]
+    letter = rest.lstrip()[:1]
     return "" if not name.startswith("keepalived") or letter in ("Z", "X") else letter
 
 

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property, lru_cache
 
 _GTID = re.compile(r"\s*(\d+)-(\d+)-(\d+)\s*")
 
@@ -57,7 +58,7 @@ class GtidState:
         """Whether every transaction of `other` is part of it."""
         return all(self.holds(gtid) for gtid in other.last)
 
-    @property
+    @cached_property
     def sequence(self) -> int:
         """How far it is, as one number that grows with every transaction."""
         return sum(gtid.sequence for gtid in self.position)
@@ -83,9 +84,16 @@ class GtidState:
         return GtidState(frozenset(newest.values()))
 
 
+@lru_cache(maxsize=16)  # an idle pair reads the same few texts all day
 def parse(text: str) -> GtidState:
     """Read `@@gtid_binlog_state`, `@@gtid_slave_pos` and their like. Raises ValueError."""
     return GtidState(frozenset(_parts(text)))
+
+
+@lru_cache(maxsize=16)
+def joined(first: str, second: str) -> GtidState:
+    """Everything that either of two texts holds. Raises ValueError."""
+    return parse(first).joined(parse(second))
 
 
 def _parts(text: str) -> Iterator[Gtid]:

@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from daemon.errors import CommandFailedError
 from fault_tolerance.contracts import ReplicaState
-from fault_tolerance.database.gtid import GtidState, parse
+from fault_tolerance.database.gtid import GtidState, joined, parse
 from fault_tolerance.database.session import Row, Session
 from fault_tolerance.view import Obstacle
 
@@ -18,6 +18,8 @@ LONGEST_LAG_MILLISECONDS = 5000.0
 # What the peer said counts as fresh for so long; older words are those of a peer that died or is cut off.
 FRESH_SECONDS = 1.0
 REMEMBERED = 300
+# What a peer had when it closed may be on its way for so long; a promotion waits for it.
+ARRIVAL_SECONDS = 0.3
 # Two looks before the server gives up waiting (rpl_semi_sync_master_timeout, 2 s).
 LATE_SECONDS = 1.0
 
@@ -63,7 +65,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Said:
-    """What the peer's part said, and when (monotonic); `closed` means that its database takes no writes."""
+    """What the peer's part said, and when (monotonic); `since` is when it first said that it stands here."""
 
     moment: float
     writable: bool
@@ -73,32 +75,57 @@ class Said:
     answers: bool = True
 
 
-def look(session: Session, moment: float, lineage: str = "") -> Look:
-    """Ask this node's server. `lineage` is asked for only when it is not known yet."""
+    def still_sends(self, now: float) -> bool:
+        """Whether what is missing may be on its way: the word and the transactions travel apart."""
+        return now < self.since + ARRIVAL_SECONDS
+
+
+def look(session: Session, moment: float, lineage: str = "", before: Look | None = None) -> Look:
+    """Ask this node's server. `lineage` is asked for only when it is not known yet; `before` is a whole look
+    of a moment ago: what it says of the replica holds while nothing contradicts it, for the fifty columns of
+    that answer cost more than everything else here."""
     (row,) = session.rows(
+    since: float = 0.0
         "SELECT @@read_only AS ro, @@gtid_binlog_state AS state, @@gtid_slave_pos AS applied,"
+    def has_more_than(self, own: Look) -> bool:
+        """Whether the peer has closed, and not everything that it wrote has come here."""
+        closed = self.answers and not self.writable
+        return closed and self.sequence > max(own.received.sequence, own.state.sequence)
         " @@rpl_semi_sync_master_enabled AS semi"
     )
-    replica = session.rows("SHOW SLAVE STATUS")
-    counters = session.variables("Rpl_semi_sync_master_%") if _true(row["semi"]) else {}
-    state = parse(_text(row["state"])).joined(parse(_text(row["applied"])))
-    first: Row = replica[0] if replica else {}
-    return Look(
+    writable, semi = not _true(row["ro"]), _true(row["semi"])
+    counters = session.variables("Rpl_semi_sync_master_%") if semi else {}
+    state = joined(_text(row["state"]), _text(row["applied"]))
+    commits = Look(
         moment=moment,
-        writable=not _true(row["ro"]),
+        writable=writable,
         state=state,
         received=parse(_text(first.get("Gtid_IO_Pos"))),
         lineage=lineage or lineage_of(session),
         configured=bool(replica),
         receiving=_text(first.get("Slave_IO_Running")) == "Yes",
         stopped=_text(first.get("Slave_IO_Running")) == "No",
-        applying=_text(first.get("Slave_SQL_Running")) == "Yes",
-        trouble=_text(first.get("Last_SQL_Error")) or _text(first.get("Last_IO_Error")),
-        purged=_text(first.get("Last_IO_Errno")) == "1236",
         synchronous=is_synchronous(counters),
         listeners=int(counters.get("Rpl_semi_sync_master_clients", "0")),
         waiting=int(counters.get("Rpl_semi_sync_master_wait_sessions", "0")),
         confirmed=int(counters.get("Rpl_semi_sync_master_yes_tx", "0")),
+    )
+    if before is not None and _replica_holds(session, commits, before):
+        return replace(
+            commits,
+            received=before.received,
+            lineage=before.lineage,
+            configured=before.configured,
+            receiving=before.receiving,
+            applying=before.applying,
+        )
+    replica = session.rows("SHOW SLAVE STATUS")
+    first: Row = replica[0] if replica else {}
+    return replace(
+        commits,
+        applying=_text(first.get("Slave_SQL_Running")) == "Yes",
+        trouble=_text(first.get("Last_SQL_Error")) or _text(first.get("Last_IO_Error")),
+        purged=_text(first.get("Last_IO_Errno")) == "1236",
     )
 
 
@@ -107,6 +134,18 @@ def is_synchronous(counters: Mapping[str, str]) -> bool:
     return (
         counters.get("Rpl_semi_sync_master_status") == "ON"
         and int(counters.get("Rpl_semi_sync_master_clients", "0")) > 0
+def _replica_holds(session: Session, now: Look, before: Look) -> bool:
+    """Whether a master still follows nobody, or a replica that had everything still receives and applies."""
+    if not before.lineage or now.writable is not before.writable:
+        return False
+    if now.writable:
+        return not before.configured
+    well = before.receiving and before.applying and not before.trouble
+    if not well or now.state != before.state or not now.state.includes(before.received):
+        return False
+    return session.variables("Slave_running").get("Slave_running") == "ON"
+
+
     )
 
 
@@ -184,7 +223,6 @@ def slave_state(own: Look | None, said: Said | None, lag: float | None, now: flo
         return ReplicaState(
             frozenset({Obstacle.REPLICA_BEHIND}), lag, None, "the peer has not said where it stands"
         )
-    have = max(own.received.sequence, own.state.sequence)
     if said.answers and said.writable and not said.synchronous:
         return ReplicaState(
             frozenset({Obstacle.REPLICA_BEHIND}),
@@ -192,7 +230,7 @@ def slave_state(own: Look | None, said: Said | None, lag: float | None, now: flo
             None,
             "the peer commits without waiting for this node, so it may hold newer data",
         )
-    if said.answers and not said.writable and said.sequence > have:
+    if said.has_more_than(own) and not (own.receiving and said.still_sends(now)):
         return ReplicaState(
             frozenset({Obstacle.REPLICA_BEHIND}),
             lag,

@@ -12,7 +12,7 @@ import time
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from daemon.errors import CancelledError, CentralinoError, StorageError, UnavailableError
@@ -21,6 +21,7 @@ from daemon.run import run
 from fault_tolerance.contracts import Channel, PeerChannel, Progress, ReplicaState
 from fault_tolerance.database import serve, settings
 from fault_tolerance.database.closing import (
+    APPLY_ROUND_SECONDS,
     DURABLE,
     LAZY,
     PULSE,
@@ -53,6 +54,8 @@ from fault_tolerance.view import Obstacle
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.25
+# Looks between whole ones ask only what changes while all is well.
+WHOLE_SECONDS = 1.0
 RETRY_SECONDS = 1.0
 # A slave takes over after about a second of silence.
 STALL_SECONDS = 1.0
@@ -113,6 +116,7 @@ class MariaDb:
         self._seed_text = ""
         self._seed_cancelled = threading.Event()
         self._watching: Session | None = None
+        self._whole_due = 0.0
         self._retry_after = 0.0
         self._still_at: float | None = None
         ensure_directory(server.state, 0o700)
@@ -127,10 +131,13 @@ class MariaDb:
         """See the contract. Raises UnavailableError when the relay log is not worked off in time."""
         deadline = time.monotonic() + limit_seconds
         # The keeper keeps its hands off, and the connection to a peer that may be dead ends, so that neither
-        # it nor anything below waits for that peer.
+        # it nor anything below waits for that peer; one that has just closed may send its last.
         self._aim = Aim.UNDECIDED
-        self._forward.close()
+        if not self._last_words():
+            self._forward.close()
         with self._turn, session(self._server.socket, limit_seconds) as own:
+            self._receive_the_rest(own)
+            self._forward.close()
             self._open(own, deadline, Aim.UNDECIDED)
             self._aim = Aim.WRITABLE
             self._look = look(own, time.monotonic())
@@ -142,6 +149,8 @@ class MariaDb:
         self._aim = Aim.READ_ONLY
         with self._turn:
             self._aim = Aim.READ_ONLY
+            # Its session would be killed with those of the clients.
+            self._end_watching()
             try:
                 with session(self._server.socket, max(1.0, limit_seconds / 2)) as own:
                     shut(own, deadline)
@@ -242,18 +251,21 @@ class MariaDb:
         now, before = time.monotonic(), self._said
         if facts.get("answers") is not True:
             if before is not None:
-                self._said = Said(now, before.writable, before.synchronous, before.sequence, answers=False)
+                self._said = replace(before, moment=now, lag_milliseconds=None, answers=False)
             return
         self._peer_kept = str(facts.get("kept", ""))[:256]
         sequence, lag = facts.get("sequence"), facts.get("lag")
         if not isinstance(sequence, int):
             return
+        writable = facts.get("writable") is True
+        same = before is not None and (before.writable, before.sequence) == (writable, sequence)
         self._said = Said(
             now,
-            facts.get("writable") is True,
+            writable,
             facts.get("synchronous") is True,
             sequence,
             float(lag) if isinstance(lag, int | float) else None,
+            since=before.since if same and before is not None else now,
         )
         self._lag.heard(now, sequence)
         with suppress(ValueError):
@@ -287,6 +299,24 @@ class MariaDb:
         self._note = ""
         self._seed_wanted = False
         self._still_at = None
+
+    def _last_words(self) -> Said | None:
+        """What a peer said that has just closed and may still be sending; None of any other peer."""
+        said, now = self._said, time.monotonic()
+        if said is None or said.writable or not said.answers or not said.still_sends(now):
+            return None
+        return said
+
+    def _receive_the_rest(self, own: Session) -> None:
+        """Wait for what the peer had when it closed. Raises UnavailableError if that does not come."""
+        said = self._last_words()
+        while said is not None:
+            seen = look(own, time.monotonic(), "-")
+            if not seen.configured or not said.has_more_than(seen):
+                return
+            if not seen.receiving or not said.still_sends(time.monotonic()):
+                raise UnavailableError("the peer has closed, and not all of its transactions have come here")
+            time.sleep(APPLY_ROUND_SECONDS)
 
     def _alone(self) -> bool:
         """Whether nobody will confirm the first commits: a peer that hands over says that it is closed."""
@@ -432,15 +462,21 @@ class MariaDb:
     def _watch(self) -> None:
         if self._watching is None:
             self._watching = connect(self._server.socket, SHORT_LIMIT_SECONDS)
-        before = self._look
-        self._kept = max(self._server.evidence.glob("*.sql"), default=None)
-        seen = look(self._watching, time.monotonic(), "" if before is None else before.lineage)
-        self._look = self._patience.judge(seen)
+        before, now = self._look, time.monotonic()
+        lineage = "" if before is None else before.lineage
+        if before is None or now >= self._whole_due:
+            self._whole_due = now + WHOLE_SECONDS
+            self._kept = max(self._server.evidence.glob("*.sql"), default=None)
+            before = None
+        self._look = self._patience.judge(look(self._watching, now, lineage, before))
+
+    def _end_watching(self) -> None:
+        watching, self._watching = self._watching, None
+        if watching is not None:
+            watching.end()
 
     def _lose(self, error: CentralinoError | None) -> None:
-        if self._watching is not None:
-            self._watching.end()
-            self._watching = None
+        self._end_watching()
         if self._look is not None and error is not None:
             log.warning("%s", error)
         self._look = None

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import selectors
+import signal
+import subprocess
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -418,3 +421,42 @@ def test_an_event_storm_is_one_look_and_its_last_word_counts(tmp_path: Path) -> 
     assert keepalived.state is Vrrp.DOWN
     keepalived.close(stop=False)
     assert Keepalived(PAIR, selector, lambda: None, tmp_path, tmp_path / "conf").said is Vrrp.FAULT
+
+
+def test_keepalived_lives_while_both_its_processes_do(tmp_path: Path) -> None:
+    def start(name: str) -> subprocess.Popen[bytes]:
+        """A process by the name of keepalived."""
+        found = subprocess.Popen(
+            ["bash", "-c", "printf keepalived > /proc/$$/comm; echo; read"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert found.stdout is not None
+        found.stdout.readline()
+        (tmp_path / name).write_text(f"{found.pid}\n")
+        return found
+
+    def looked() -> tuple[Vrrp, bool]:
+        keepalived.look()
+        return keepalived.state, keepalived.frozen
+
+    keepalived = Keepalived(PAIR, selectors.DefaultSelector(), lambda: None, tmp_path, tmp_path / "conf")
+    first, second = start("keepalived.pid"), start("vrrp.pid")
+    try:
+        assert looked() == (Vrrp.BACKUP, False)
+        second.kill()
+        second.wait()
+        assert looked() == (Vrrp.DOWN, False)
+        second = start("vrrp.pid")
+        assert looked() == (Vrrp.BACKUP, False)
+        second.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, second.pid, os.WSTOPPED)
+        assert looked() == (Vrrp.DOWN, True)
+        keepalived.kill()
+        assert (first.wait(), second.wait()) == (-signal.SIGKILL, -signal.SIGKILL)
+        assert looked() == (Vrrp.DOWN, False)
+    finally:
+        keepalived.close(stop=False)
+        for process in (first, second):
+            process.kill()
+            process.communicate()

@@ -93,6 +93,37 @@ def test_the_first_commit_waits_only_for_a_peer_that_hands_over(part: MariaDb) -
     assert short not in opened(part, Aim.WRITABLE)
 
 
+class Replica(Statements):
+    """One that receives the peer's last transactions while it is asked."""
+
+    def __init__(self, received: list[int], *, receiving: bool = True) -> None:
+        super().__init__()
+        self.received = received
+        self.receiving = receiving
+
+    def rows(self, statement: str, values: tuple[object, ...] = ()) -> list[Row]:
+        if statement != "SHOW SLAVE STATUS":
+            return [{"ro": "1", "state": "", "applied": "", "semi": "0"}]
+        newest = self.received.pop(0) if len(self.received) > 1 else self.received[0]
+        io = "Yes" if self.receiving else "No"
+        return [{"Gtid_IO_Pos": f"0-1-{newest}", "Slave_IO_Running": io, "Slave_SQL_Running": "Yes"}]
+
+
+def test_a_promotion_waits_for_what_the_peer_had_when_it_closed(part: MariaDb) -> None:
+    part.heard({"answers": True, "sequence": 7, "writable": True})
+    part._receive_the_rest(cast(Session, Replica([5])))  # it has not closed: nothing to wait for
+    part.heard({"answers": True, "sequence": 7, "writable": False})
+    replica = Replica([5, 6, 7])
+    part._receive_the_rest(cast(Session, replica))
+    assert replica.received == [7]
+    with pytest.raises(UnavailableError, match="not all of its transactions"):
+        part._receive_the_rest(cast(Session, Replica([6], receiving=False)))
+    with pytest.raises(UnavailableError, match="not all of its transactions"):
+        part._receive_the_rest(cast(Session, Replica([6])))
+    # From here on the role machine knows that this node is behind.
+    part._receive_the_rest(cast(Session, Replica([6])))
+
+
 def test_a_master_is_durable_before_it_takes_a_write(part: MariaDb) -> None:
     part._aim = Aim.WRITABLE
     done = opened(part, Aim.WRITABLE)

@@ -8,8 +8,10 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
+from typing import cast
 
 import pytest
 from hypothesis import given
@@ -20,15 +22,18 @@ from fault_tolerance.database import door, evidence, seed, serve, settings
 from fault_tolerance.database.forward import user_of
 from fault_tolerance.database.gtid import GtidState, parse
 from fault_tolerance.database.look import (
+    ARRIVAL_SECONDS,
     Lag,
     Look,
     Patience,
     Said,
     errant,
     is_synchronous,
+    look,
     master_state,
     slave_state,
 )
+from fault_tolerance.database.session import Row, Session
 from fault_tolerance.view import Obstacle
 
 WELL = Look(
@@ -277,3 +282,62 @@ def test_a_master_says_that_it_will_be_alone_before_its_server_gives_up_waiting(
     assert not seen(11.25, 4, 50)
     assert seen(11.5, 1, 54)
     assert seen(30.0, 0, 54) and seen(40.0, 1, 54)
+
+
+def test_what_a_closed_master_had_may_be_on_its_way_for_a_moment() -> None:
+    more = Said(10.1, writable=False, synchronous=False, sequence=6, since=10.0)
+    arriving = 10.0 + ARRIVAL_SECONDS / 2
+    assert slave_state(WELL, more, 0.0, arriving).obstacles == frozenset()
+    assert slave_state(WELL, more, 0.0, 10.0 + ARRIVAL_SECONDS).obstacles == {Obstacle.REPLICA_BEHIND}
+    cut = replace(WELL, receiving=False)
+    assert slave_state(cut, more, 0.0, arriving).obstacles == {Obstacle.REPLICA_BEHIND}
+
+
+class Server:
+    """Answers as MariaDB does, and counts the costly question."""
+
+    def __init__(self, *, writable: bool, position: str, replica: dict[str, str] | None) -> None:
+        self.writable, self.position, self.replica = writable, position, replica
+        self.running, self.whole = True, 0
+
+    def rows(self, statement: str, _values: tuple[object, ...] = ()) -> list[Row]:
+        if statement == "SHOW SLAVE STATUS":
+            self.whole += 1
+            return [] if self.replica is None else [dict(self.replica)]
+        semi = "ON" if self.writable else "OFF"
+        return [{"ro": str(int(not self.writable)), "state": self.position, "applied": "", "semi": semi}]
+
+    def variables(self, pattern: str) -> dict[str, str]:
+        return {"Slave_running": "ON" if self.running else "OFF"} if pattern == "Slave_running" else {}
+
+
+REPLICA = {"Gtid_IO_Pos": "0-1-5", "Slave_IO_Running": "Yes", "Slave_SQL_Running": "Yes"}
+
+
+def test_a_replica_is_asked_in_whole_only_when_something_may_have_changed() -> None:
+    server = Server(writable=False, position="0-1-5", replica=REPLICA)
+    asked = cast(Session, server)
+    before = look(asked, 1.0, "lineage")
+    assert look(asked, 1.25, "lineage", before) == replace(before, moment=1.25)
+    assert server.whole == 1
+    server.position = "0-1-6"
+    assert look(asked, 1.5, "lineage", before).state.sequence == 6
+    assert server.whole == 2
+    server.position, server.running = "0-1-5", False
+    server.replica = {**REPLICA, "Slave_SQL_Running": "No"}
+    assert look(asked, 1.75, "lineage", before).applying is False
+    server.writable = True
+    assert look(asked, 2.0, "lineage", before).configured is True
+    assert server.whole == 4
+
+
+def test_a_master_that_follows_nobody_is_not_asked_whom_it_follows() -> None:
+    server = Server(writable=True, position="0-1-5", replica=None)
+    asked = cast(Session, server)
+    before = look(asked, 1.0, "lineage")
+    server.position = "0-1-9"
+    assert look(asked, 1.25, "lineage", before).state.sequence == 9
+    assert server.whole == 1
+    server.writable = False
+    look(asked, 1.5, "lineage", before)
+    assert server.whole == 2
