@@ -159,8 +159,8 @@ def _source(machine: Machine) -> str:
         return _escape(machine.image)
     offset, length = machine.window
     file = {"driver": "file", "filename": str(machine.image)}
-    node = {"driver": "raw", "offset": offset, "size": length, "file": file}
-    return _escape(f"json:{json.dumps(node)}")
+    inside = {"driver": "raw", "offset": offset, "size": length, "file": file}
+    return _escape(f"json:{json.dumps({'driver': machine.image_format, 'file': inside})}")
 
 
 def _escape(value: Path | str) -> str:

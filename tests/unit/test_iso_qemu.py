@@ -69,13 +69,16 @@ def test_the_disk_inside_of_an_ova_is_started(tmp_path: Path) -> None:
     assert window is not None
     content = b"box-disk1.vmdk" * 300
     assert ova.read_bytes()[window[0] :][: window[1]] == content
-    words = qemu.command_line(Machine(ova, attachment=Attachment.DISK, window=window), tmp_path)
+    machine = Machine(ova, attachment=Attachment.DISK, image_format="vmdk", window=window)
+    words = qemu.command_line(machine, tmp_path)
     drive = next(word for word in words if "id=image" in word)
     options = drive.replace(",,", "\0").split(",")
     source = next(word for word in options if word.startswith("file=json:"))
     node = json.loads(source.removeprefix("file=json:").replace("\0", ","))
-    assert (node["offset"], node["size"]) == window and node["file"]["filename"] == str(ova)
-    assert "snapshot=on" in options
+    inside = node["file"]
+    assert node["driver"] == "vmdk" and (inside["offset"], inside["size"]) == window
+    assert inside["file"]["filename"] == str(ova)
+    assert {"snapshot=on", "format=vmdk"} <= set(options)
 
 
 def test_an_archive_that_holds_no_disk_is_refused(tmp_path: Path) -> None:
