@@ -25,8 +25,10 @@ DURABLE = (
 )
 # A transaction of our own: only one makes the server notice whether somebody can confirm commits.
 PULSE = "REPLACE INTO centralino_pair.pulse (one, moment) VALUES (1, NOW(6))"
-# As in the server's configuration (roles/database).
-CONFIRMATION_MILLISECONDS = 2000
+# How long the server waits for a confirmation before it acknowledges without one. Long, because its clock
+# runs on while the machine stands still, and it asks nobody whether this node is master still: the keeper
+# does, and gives up sooner (`wait_for_nobody`). Without a keeper the writers wait once for so long.
+CONFIRMATION_MILLISECONDS = 60_000
 # The server kills a client's session and answers at once; the session ends a moment later.
 KILL_ROUND_SECONDS = 0.05
 UNIT_LIMIT_SECONDS = 5.0
@@ -57,13 +59,15 @@ def drain(own: Session, deadline: float) -> None:
 
 
 def wait_for_nobody(own: Session) -> None:
-    """Let the first commits of a master whose peer is dead not wait for it: that has failed already.
+    """Let commits of a master whose peer is dead not wait for it, nor those that wait already.
 
-    The server finds out with our own transaction, in a millisecond; once the peer listens again, commits
-    wait for it as before.
+    Off and on releases what waits (one that waits holds up all others, also ours). The server finds out with
+    our own transaction, in a millisecond; once the peer listens again, commits wait for it as before.
     """
     own.do(
+        "SET GLOBAL rpl_semi_sync_master_enabled = OFF",
         "SET GLOBAL rpl_semi_sync_master_timeout = 1",
+        "SET GLOBAL rpl_semi_sync_master_enabled = ON",
         PULSE,
         f"SET GLOBAL rpl_semi_sync_master_timeout = {CONFIRMATION_MILLISECONDS}",
     )

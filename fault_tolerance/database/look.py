@@ -20,8 +20,12 @@ FRESH_SECONDS = 1.0
 REMEMBERED = 300
 # What a peer had when it closed may be on its way for so long; a promotion waits for it.
 ARRIVAL_SECONDS = 0.3
-# Two looks before the server gives up waiting (rpl_semi_sync_master_timeout, 2 s).
+# Commits that wait for so long will be on one node alone, which is said before it is so. Giving up takes
+# longer than a node that lost its peer needs to step down.
 LATE_SECONDS = 1.0
+GIVE_UP_SECONDS = 2.0
+# Looks that are further apart than this do not tell what was between them: the node may have stood still.
+LONGEST_BLINK_SECONDS = 1.0
 
 
 class Aim(StrEnum):
@@ -55,6 +59,7 @@ class Look:
     waiting: int = 0
     confirmed: int = 0
     late: bool = False
+    hopeless: bool = False
 
     @property
     def on_both(self) -> bool:
@@ -73,7 +78,12 @@ class Said:
     sequence: int
     lag_milliseconds: float | None = None
     answers: bool = True
+    since: float = 0.0
 
+    def has_more_than(self, own: Look) -> bool:
+        """Whether the peer has closed, and not everything that it wrote has come here."""
+        closed = self.answers and not self.writable
+        return closed and self.sequence > max(own.received.sequence, own.state.sequence)
 
     def still_sends(self, now: float) -> bool:
         """Whether what is missing may be on its way: the word and the transactions travel apart."""
@@ -85,12 +95,7 @@ def look(session: Session, moment: float, lineage: str = "", before: Look | None
     of a moment ago: what it says of the replica holds while nothing contradicts it, for the fifty columns of
     that answer cost more than everything else here."""
     (row,) = session.rows(
-    since: float = 0.0
         "SELECT @@read_only AS ro, @@gtid_binlog_state AS state, @@gtid_slave_pos AS applied,"
-    def has_more_than(self, own: Look) -> bool:
-        """Whether the peer has closed, and not everything that it wrote has come here."""
-        closed = self.answers and not self.writable
-        return closed and self.sequence > max(own.received.sequence, own.state.sequence)
         " @@rpl_semi_sync_master_enabled AS semi"
     )
     writable, semi = not _true(row["ro"]), _true(row["semi"])
@@ -100,11 +105,6 @@ def look(session: Session, moment: float, lineage: str = "", before: Look | None
         moment=moment,
         writable=writable,
         state=state,
-        received=parse(_text(first.get("Gtid_IO_Pos"))),
-        lineage=lineage or lineage_of(session),
-        configured=bool(replica),
-        receiving=_text(first.get("Slave_IO_Running")) == "Yes",
-        stopped=_text(first.get("Slave_IO_Running")) == "No",
         synchronous=is_synchronous(counters),
         listeners=int(counters.get("Rpl_semi_sync_master_clients", "0")),
         waiting=int(counters.get("Rpl_semi_sync_master_wait_sessions", "0")),
@@ -123,17 +123,17 @@ def look(session: Session, moment: float, lineage: str = "", before: Look | None
     first: Row = replica[0] if replica else {}
     return replace(
         commits,
+        received=parse(_text(first.get("Gtid_IO_Pos"))),
+        lineage=lineage or lineage_of(session),
+        configured=bool(replica),
+        receiving=_text(first.get("Slave_IO_Running")) == "Yes",
+        stopped=_text(first.get("Slave_IO_Running")) == "No",
         applying=_text(first.get("Slave_SQL_Running")) == "Yes",
         trouble=_text(first.get("Last_SQL_Error")) or _text(first.get("Last_IO_Error")),
         purged=_text(first.get("Last_IO_Errno")) == "1236",
     )
 
 
-def is_synchronous(counters: Mapping[str, str]) -> bool:
-    """Whether each commit now waits for a peer that is there."""
-    return (
-        counters.get("Rpl_semi_sync_master_status") == "ON"
-        and int(counters.get("Rpl_semi_sync_master_clients", "0")) > 0
 def _replica_holds(session: Session, now: Look, before: Look) -> bool:
     """Whether a master still follows nobody, or a replica that had everything still receives and applies."""
     if not before.lineage or now.writable is not before.writable:
@@ -146,6 +146,11 @@ def _replica_holds(session: Session, now: Look, before: Look) -> bool:
     return session.variables("Slave_running").get("Slave_running") == "ON"
 
 
+def is_synchronous(counters: Mapping[str, str]) -> bool:
+    """Whether each commit now waits for a peer that is there."""
+    return (
+        counters.get("Rpl_semi_sync_master_status") == "ON"
+        and int(counters.get("Rpl_semi_sync_master_clients", "0")) > 0
     )
 
 
@@ -167,15 +172,19 @@ class Patience:
 
     def __init__(self) -> None:
         self._since: float | None = None
+        self._before = 0.0
         self._confirmed = 0
 
     def judge(self, own: Look) -> Look:
-        """The look, and whether commits have waited for long."""
-        if own.waiting == 0 or self._since is None or own.confirmed != self._confirmed:
+        """The look, and whether commits have waited for long, by what was seen all the time."""
+        blinked = own.moment - self._before > LONGEST_BLINK_SECONDS
+        self._before = own.moment
+        if own.waiting == 0 or self._since is None or own.confirmed != self._confirmed or blinked:
             self._since = own.moment if own.waiting else None
             self._confirmed = own.confirmed
             return own
-        return replace(own, late=own.moment - self._since >= LATE_SECONDS)
+        waited = own.moment - self._since
+        return replace(own, late=waited >= LATE_SECONDS, hopeless=waited >= GIVE_UP_SECONDS)
 
 
 class Lag:

@@ -22,6 +22,7 @@ from fault_tolerance.contracts import Channel, PeerChannel, Progress, ReplicaSta
 from fault_tolerance.database import serve, settings
 from fault_tolerance.database.closing import (
     APPLY_ROUND_SECONDS,
+    CONFIRMATION_MILLISECONDS,
     DURABLE,
     LAZY,
     PULSE,
@@ -286,6 +287,7 @@ class MariaDb:
         own.do(
             f"SET GLOBAL server_id = {self._server.number}",
             "SET GLOBAL rpl_semi_sync_slave_enabled = OFF",
+            f"SET GLOBAL rpl_semi_sync_master_timeout = {CONFIRMATION_MILLISECONDS}",
             "SET GLOBAL rpl_semi_sync_master_enabled = ON",
             *DURABLE,
         )
@@ -492,6 +494,10 @@ class MariaDb:
             self._retry_after = now + RETRY_SECONDS
             with session(self._server.socket, SHORT_LIMIT_SECONDS) as own:
                 self._open(own, now + SHORT_LIMIT_SECONDS, Aim.WRITABLE)
+        elif self._aim is Aim.WRITABLE and seen.hopeless and self._may_open(now) and self._watching:
+            log.warning("commits have waited for the peer in vain: they are on this node alone now")
+            self._retry_after = now + RETRY_SECONDS
+            wait_for_nobody(self._watching)
         elif self._aim is Aim.WRITABLE and seen.listeners and not seen.synchronous and self._watching:
             self._retry_after = now + RETRY_SECONDS
             self._watching.do(PULSE)

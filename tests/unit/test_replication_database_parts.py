@@ -284,6 +284,20 @@ def test_a_master_says_that_it_will_be_alone_before_its_server_gives_up_waiting(
     assert seen(30.0, 0, 54) and seen(40.0, 1, 54)
 
 
+def test_a_node_that_stood_still_has_not_waited_meanwhile() -> None:
+    patience = Patience()
+
+    def judged(moment: float) -> Look:
+        return patience.judge(Look(moment, writable=True, synchronous=True, waiting=1))
+
+    assert not judged(0.0).late
+    # The server's clock says that it has waited for ten seconds; the keeper begins to wait.
+    assert not judged(10.0).late
+    assert [judged(10.0 + quarter / 4).late for quarter in range(1, 5)] == [False] * 3 + [True]
+    assert [judged(11.0 + quarter / 4).hopeless for quarter in range(1, 5)] == [False] * 3 + [True]
+    assert not judged(17.0).late
+
+
 def test_what_a_closed_master_had_may_be_on_its_way_for_a_moment() -> None:
     more = Said(10.1, writable=False, synchronous=False, sequence=6, since=10.0)
     arriving = 10.0 + ARRIVAL_SECONDS / 2
