@@ -83,6 +83,11 @@ class Pbx:
             self._wanted = serving
         self._tell()
 
+    @property
+    def settled(self) -> bool:
+        """Whether a look would find nothing to do; never waits."""
+        return self._done and self._started() == self._seen
+
     def _started(self) -> int:
         """Another number for each start of Asterisk; 0 while it is away."""
         try:

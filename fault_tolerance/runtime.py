@@ -161,22 +161,25 @@ class Runtime:
         while not self._stopping:
             before = time.monotonic()
             self._note_pause(before - now)
-            if self._must_know_soon():
+            hurried = self._must_know_soon()
+            if hurried:
                 sight = min(sight, before + HURRY_SECONDS[self.pair.adverts])
-            # The moment at which a silent peer counts as lost is one at which to decide.
-            due_at = min(beat, sight, slow, self.link.silent_at or beat)
+            # The moment at which a silent peer counts as lost is one at which to decide; looks come with the
+            # next beat, because each waking costs as much as a look.
+            due_at = min(beat, sight if hurried else beat, self.link.silent_at or beat)
             limit = 0.0 if self._changed else max(0.0, due_at - before)
             for key, _ in self._selector.select(limit):
                 key.data()
             now = time.monotonic()
             self._note_pause(now - before - limit)
-            if now >= sight:
-                sight = now + SIGHT_SECONDS
+            due = now >= beat
+            if now >= sight and (due or hurried):
+                # On average in time, though never between two beats.
+                sight = max(sight, now - SIGHT_SECONDS) + SIGHT_SECONDS
                 self._look(now)
-            if now >= slow:
+            if now >= slow and due:
                 slow = now + SLOW_SECONDS
                 self._look_slowly()
-            due = now >= beat
             if self._changed or due or self.link.state is not self._link_state:
                 self._changed = False
                 self._judge(now)
@@ -365,7 +368,7 @@ class Runtime:
         self._on_alive()
         self.state.note_watch()
         self.disk_full = self.state.free_bytes() < LEAST_FREE_BYTES
-        if self.role in (Role.MASTER, Role.SLAVE, Role.JOINING):
+        if self.role in (Role.MASTER, Role.SLAVE, Role.JOINING) and not self._pbx.settled:
             serving = self.role is Role.MASTER
             self.executor.background("PBX", lambda: self._pbx.look(serving=serving))
         if not self.pair.cloud and self.vrrp.state is Vrrp.DOWN:

@@ -230,10 +230,10 @@ class Sender:
     def _send(self, urgent: bool) -> None:
         wait = RETRY_SECONDS
         while not self._ended.is_set():
-            self._wakes[urgent].wait(IDLE_SECONDS)
-            self._wakes[urgent].clear()
-            if self._ended.wait(GATHER_SECONDS):
-                return
+            if self._wakes[urgent].wait(IDLE_SECONDS):
+                self._wakes[urgent].clear()
+                if self._ended.wait(GATHER_SECONDS):
+                    return
             try:
                 while not self._ended.is_set() and self._step(urgent):
                     wait = RETRY_SECONDS

@@ -125,8 +125,10 @@ def test_an_asterisk_that_started_anew_is_told_again(asterisk: Asterisk, pbx: Pb
     asterisk.trunks, asterisk.interval = True, 30
     pbx.look(serving=False)
     assert asterisk.trunks
+    assert pbx.settled
     (tmp_path / "control").unlink()
     (tmp_path / "control").touch()
+    assert not pbx.settled
     pbx.look(serving=False)
     assert (asterisk.trunks, asterisk.interval) == (False, 0)
 
