@@ -137,9 +137,9 @@ def test_a_witness_decides_who_is_cut_off(pair: PairOfNodes) -> None:
     master = pair.wait_healthy()
     slave = pair.other(master)
     # The master sees the witness alone, the slave the gateway alone: nobody may think himself the only one.
-    pair.lab.partition([master.name], [slave.name, "gateway"])
     pair.lab.partition([slave.name], ["probe"])
     wait_for(lambda: "the witness" in str(status(slave).get("obstacles")), 20, "the lost witness")
+    pair.lab.partition([master.name], [slave.name, "gateway"])
     wait_for(lambda: "pair.gateway" in alarms(master), 20, "the lost gateway")
     assert (role(master), role(slave)) == ("master", "slave")
     assert pair.holders() == [master]
