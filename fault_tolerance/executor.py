@@ -160,7 +160,7 @@ class Executor:
         step("database writable")
         silence.open_sip()
         step("SIP open")
-        self._verdicts.write(may_hold=True, serving=True)
+        self._verdicts.write(may_hold=True)
         step("addresses claimed")
         if self._hook is not None:
             self._hook("promote")

@@ -6,7 +6,7 @@ sync group of several instances has to negotiate (and within which 2.1.5 allows 
 
 Two files are tracked, so that keepalived never waits for Python:
 - `verdict`: 0 lets this node hold the addresses, anything else is a fault and releases them;
-- `serving`: 1 while this node is master raises its priority above any slave's, whatever its base priority.
+- `serving`: 1 while this node is master and holds them, which raises its priority above any slave's.
 """
 
 from __future__ import annotations

@@ -488,9 +488,13 @@ class Runtime:
             return
         refusal = address_verdict(view)
         fenced = self.restraint.fenced(view, self.hearing.spoken, time.monotonic())
+        # A new priority makes a backup wait anew, and one that does not preempt has no use for it: it is
+        # raised when the addresses are here.
+        holds = self.vrrp.said is Vrrp.MASTER
         try:
             self.verdicts.write(
-                may_hold=refusal is None and not fenced, serving=self.role in SERVING and not fenced
+                may_hold=refusal is None and not fenced,
+                serving=self.role in SERVING and holds and not fenced,
             )
         except OSError as error:
             log.error("the verdict could not be written: %s", error)

@@ -31,9 +31,11 @@ class Verdicts:
             if not path.exists():
                 self._put(path, closed)
 
-    def write(self, *, may_hold: bool, serving: bool) -> bool:
-        """True when something changed."""
+    def write(self, *, may_hold: bool, serving: bool | None = None) -> bool:
+        """True when something changed; `serving` None leaves the priority as it is."""
         changed = self._put(self._verdict, "0" if may_hold else "1")
+        if serving is None:
+            return changed
         return self._put(self._serving, "1" if serving else "0") or changed
 
     def _put(self, path: Path, digit: str) -> bool:
