@@ -23,6 +23,7 @@ class Action(StrEnum):
     PROMOTE = "make this node serve: database writable, SIP open, trunks on, jobs on"
     DEMOTE = "make this node silent and verify it: SIP closed, database read-only, addresses gone"
     FOLLOW = "replicate from the peer"
+    SEND_FILES = "send files in the new epoch, for the peer takes none of an older one"
     STOP_SERVICES = "stop the PBX core"
     START_SERVICES = "start the PBX core, silent"
     YIELD_ADDRESSES = "hold keepalived in fault until the two signals agree"
@@ -232,7 +233,7 @@ EDGES: tuple[Edge, ...] = (
             and view.peer.epoch > view.epoch
         ),
         Role.MASTER,
-        (Action.NEW_EPOCH, Action.RECORD_MASTERY),
+        (Action.NEW_EPOCH, Action.RECORD_MASTERY, Action.SEND_FILES),
         "the silent peer has seen a newer epoch, so this node, which serves, takes a newer one",
     ),
     # Following.

@@ -137,7 +137,7 @@ class Runtime:
             silence.close()
         if self.role is Role.MASTER:
             self.executor.background("database", lambda: self._database.make_writable(DATABASE_LIMIT_SECONDS))
-            self.executor.background("files", lambda: self._files.send(self.state.durable.epoch))
+            self._send_files()
         elif self.role is Role.SLAVE:
             self._followed = True
             self.executor.follow(self.state.durable.epoch)
@@ -548,6 +548,8 @@ class Runtime:
                 self._followed = True
                 self.executor.follow(self.state.durable.epoch)
                 self.executor.background("trunks", self._pbx.close)
+            case Action.SEND_FILES:
+                self._send_files()
             case Action.STOP_SERVICES:
                 self._keep(lambda: self.state.change(off=True))
                 self._unit("stop")
@@ -565,6 +567,9 @@ class Runtime:
                 self.wish = Wish.NONE
             case _:
                 pass
+
+    def _send_files(self) -> None:
+        self.executor.background("files", lambda: self._files.send(self.state.durable.epoch))
 
     def _unit(self, verb: str) -> None:
         unit = self.core.core_unit

@@ -113,6 +113,12 @@ def test_older_epoch_steps_down_after_a_heal() -> None:
     assert name(master(epoch=3, peer=newer)) is None
 
 
+def test_a_master_that_takes_a_newer_epoch_sends_its_files_in_it() -> None:
+    decision = decide(master(peer=Peer(Role.JOINING, 3, LOW)))
+    assert decision.edge is not None and decision.edge.name == "epoch_behind"
+    assert decision.actions.index(Action.NEW_EPOCH) < decision.actions.index(Action.SEND_FILES)
+
+
 def test_equal_epochs_step_down_by_rank() -> None:
     assert name(master(rank=LOW, peer=Peer(Role.MASTER, 1, HIGH))) == "peer_outranks"
     assert name(master(rank=HIGH, peer=Peer(Role.MASTER, 1, LOW))) is None
