@@ -103,8 +103,13 @@ class Replica(Statements):
         super().__init__()
         self.received = received
         self.receiving = receiving
+        self.asked = 0
+
+    def variables(self, _pattern: str) -> dict[str, str]:
+        return {"Slave_running": "ON" if self.receiving else "OFF"}
 
     def rows(self, statement: str, values: tuple[object, ...] = ()) -> list[Row]:
+        self.asked += 1
         if statement != "SHOW SLAVE STATUS":
             return [{"ro": "1", "state": "", "applied": "", "semi": "0"}]
         newest = self.received.pop(0) if len(self.received) > 1 else self.received[0]
@@ -167,3 +172,22 @@ def test_a_node_that_stood_still_opens_when_the_peer_is_known_not_to_write(part:
     part._aim = Aim.WRITABLE
     opened(part, Aim.WRITABLE)
     assert part._still_at is None
+
+
+def test_a_calm_database_is_looked_at_half_as_often(part: MariaDb) -> None:
+    part.close()  # the keeper; the test takes its place
+    replica = Replica([5])
+
+    def watch() -> bool:
+        """Whether the server was asked."""
+        before = replica.asked
+        part._watch()
+        return replica.asked > before
+
+    part._watching = cast(Session, replica)
+    assert [watch() for _ in range(5)] == [True, True, False, True, False]
+    part._look = None
+    assert watch()
+    replica.receiving = False
+    part._whole_due = 0.0
+    assert [watch() for _ in range(3)] == [True, True, True]
