@@ -115,6 +115,14 @@ def stage(root: Path, directory: Path) -> Iterator[Stage]:
         done = scene.ask(scene.master, "firewall", "allow", pair.probe.address(), "--yes")
         if not done.ok:
             raise LabError(f"the prober could not be allowed: {done.output}{done.errors}")
+        # The slave takes settings over within seconds, not at once: a fault in between would undo this one.
+        allowed = ("config", "show", "firewall.allow")
+        wait_for(
+            lambda: all(made.probe.address() in scene.ask(node, *allowed).output for node in pair.nodes),
+            60,
+            "the settings of the master at its slave",
+            interval_seconds=1.0,
+        )
         for node in pair.nodes:
             node.run(["systemctl", "enable", "--now", "chaos-load"])
         cleanup.enter_context(load)
