@@ -30,6 +30,8 @@ from fault_tolerance.view import Link
 # A connection that has been silent for so long is given up and made anew.
 GIVE_UP_SECONDS = 2.0
 REDIAL_SECONDS = 0.5
+# So long a client that is to end has to send what waits in it.
+HANG_UP_SECONDS = 0.5
 CONNECT_SECONDS = 2
 # A connection whose other end does not read loses what is more than this.
 LONGEST_BACKLOG = 8 * 1024 * 1024
@@ -166,7 +168,15 @@ class PeerLink:
         self.send(json.dumps(table, separators=(",", ":")).encode() + b"\n", needed=True)
 
     def close(self) -> None:
-        """Hang up."""
+        """Hang up; what was said last still arrives."""
+        connection = self._connection
+        if connection is not None and connection.process is not None:
+            self._flush(connection)
+            # The end of its input has the client send the rest, and the other end hang up.
+            os.close(connection.write)
+            connection.write = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                connection.process.wait(HANG_UP_SECONDS)
         self._drop("this node hangs up")
 
     def _dial(self, now: float) -> None:

@@ -129,7 +129,8 @@ EDGES: tuple[Edge, ...] = (
         "demotion_unverified",
         _roles(Role.DEMOTING),
         lambda view: view.work is Work.FAILED,
-        Role.JOINING,
+        # It never says that it has stepped down: the peer takes over when this node is silent.
+        Role.DEMOTING,
         (Action.REBOOT,),
         "the demotion could not be verified, so this node reboots",
     ),
@@ -340,6 +341,12 @@ STAYING: tuple[tuple[frozenset[Role], Guard, tuple[Action, ...], str], ...] = (
         lambda view: view.vrrp is Vrrp.MASTER,
         (),
         "VRRP is silent, and it is not clear yet whether to take over",
+    ),
+    (
+        _roles(Role.SLAVE),
+        lambda view: view.link is Link.LOST and not may_promote(view),
+        (),
+        "the peer is not heard any more, and this node may not take over",
     ),
     (
         _roles(Role.SLAVE),

@@ -21,7 +21,7 @@ from fault_tolerance.claims import Claims
 from fault_tolerance.contracts import DatabaseReplica, FileReplica
 from fault_tolerance.executor import DATABASE_LIMIT_SECONDS, Executor, reboot
 from fault_tolerance.facts import Facts, obstacles
-from fault_tolerance.handover import Handover
+from fault_tolerance.handover import Handover, see_taken_over
 from fault_tolerance.hearing import Hearing
 from fault_tolerance.heartbeat import INTERVAL_SECONDS, SILENCE_SECONDS, Heartbeat, decode, encode
 from fault_tolerance.keepalived import Adverts
@@ -215,6 +215,7 @@ class Runtime:
             while self.executor.work is Work.RUNNING and time.monotonic() < deadline:
                 time.sleep(0.05)
             self._enter(Role.JOINING)
+            see_taken_over(self.link, self._selector, self._beat, lambda: self.heard)
         self.verdicts.write(may_hold=False, serving=False)
         self._beat()
 
@@ -511,6 +512,10 @@ class Runtime:
             moved = edge.name == "master_dead"
             if not self._keep(lambda: self.state.change(epoch=newest, moved=moved)):
                 return False
+        if edge.target is view.role and Action.ADOPT_EPOCH in edge.actions and view.peer is not None:
+            seen = view.peer.epoch
+            if not self._keep(lambda: self.state.change(epoch=seen)):
+                return False  # else this edge would be taken again and again
         log.warning("%s -> %s: %s (%s)", view.role.value, edge.target.value, edge.reason, edge.name)
         if edge.name in ("promoted", "promotion_failed"):
             self._can_serve = edge.name == "promoted"

@@ -27,7 +27,7 @@ from fault_tolerance.keepalived import Adverts, Held
 from fault_tolerance.keys import checked
 from fault_tolerance.pair import Pair, as_json, from_json, read
 from fault_tolerance.pairing import fingerprint, new_code, read_code, refuse_unfit
-from fault_tolerance.peer_link import ssh_arguments
+from fault_tolerance.peer_link import PeerLink, ssh_arguments
 from fault_tolerance.provider import Provider
 from fault_tolerance.state import RoleState
 from fault_tolerance.verdicts import Verdicts
@@ -460,3 +460,19 @@ def test_keepalived_lives_while_both_its_processes_do(tmp_path: Path) -> None:
         for process in (first, second):
             process.kill()
             process.communicate()
+
+
+def test_the_last_words_of_a_node_that_hangs_up_arrive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also over a client that takes its time."""
+    arrived = tmp_path / "arrived"
+    client = ["sh", "-c", 'sleep 0.1; exec cat > "$0"', str(arrived)]
+    monkeypatch.setattr("fault_tolerance.peer_link.ssh_arguments", lambda _pair, _words: client)
+    with selectors.DefaultSelector() as selector:
+        link = PeerLink(PAIR, selector, lambda _table: None, tmp_path / "met")
+        link.look()
+        link.send(b"closed, at 7\n")
+        link.close()
+        assert arrived.read_text() == "closed, at 7\n"
+        assert not selector.get_map()

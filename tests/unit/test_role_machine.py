@@ -167,6 +167,15 @@ def test_the_node_with_newer_data_wins_whatever_its_priority() -> None:
 def test_unverified_demotion_reboots() -> None:
     decision = decide(master(role=Role.DEMOTING, work=Work.FAILED))
     assert Action.REBOOT in decision.actions
+    # Told that it has stepped down, the slave would wait for it to come first.
+    assert decision.target is Role.DEMOTING
+
+
+def test_a_slave_without_master_that_may_not_take_over_says_so() -> None:
+    alone = slave(link=Link.LOST)
+    behind = replace(alone, obstacles=frozenset({Obstacle.REPLICA_BEHIND}))
+    assert "may not take over" in decide(behind).reason
+    assert "VRRP still hears the master" in decide(alone).reason
 
 
 def test_a_slave_that_dies_in_a_switch_does_not_keep_the_role() -> None:
