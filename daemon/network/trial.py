@@ -35,6 +35,10 @@ NAME_SERVER_LIMIT_SECONDS = 3.0
 SESSION_LIMIT_SECONDS = 4.0
 # The link is given up after two seconds of silence and dialled anew until it stands.
 PEER_LIMIT_SECONDS = 10.0
+# After a change that cuts only the way there, the peer is heard on until it hangs up, two seconds later; a
+# second later it counts as lost.
+PEER_SETTLE_SECONDS = 4.0
+PEER_POLL_SECONDS = 0.25
 POLL_SECONDS = 0.05
 LOST_AFTER_REPEATS = 3
 
@@ -146,14 +150,16 @@ class Trial:
             time.sleep(POLL_SECONDS)
         return None
 
-    def _peer(self, _new: Settings) -> str | None:
-        """A link that the change interrupts is dialled anew; it gets the time for that."""
-        ends = time.monotonic() + PEER_LIMIT_SECONDS
-        while not self._before.peer_was_lost and (reason := self._peer_trouble()):
-            if time.monotonic() > ends:
+    def _peer(self, new: Settings) -> str | None:
+        """A link that the change interrupts is dialled anew; it gets the time for that, and to be missed."""
+        if self._before.peer_was_lost or not new.fault_tolerance.enabled:
+            return None
+        began = time.monotonic()
+        while True:
+            reason, passed = self._peer_trouble(), time.monotonic() - began
+            if passed >= (PEER_SETTLE_SECONDS if reason is None else PEER_LIMIT_SECONDS):
                 return reason
-            time.sleep(POLL_SECONDS)
-        return None
+            time.sleep(PEER_POLL_SECONDS)
 
 
 def _is_lost(traffic: Traffic | None) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from ipaddress import ip_address, ip_interface
 from pathlib import Path
 
@@ -72,9 +73,8 @@ def settings(**network: object) -> Settings:
     return Settings.model_validate_json(json.dumps({"network": network}))
 
 
-def begun(tmp_path: Path, old: Settings, peer: list[str | None] | None = None) -> Trial:
-    troubles = peer or [None]
-    made = Trial(Manager(), lambda _limit: TRUTH, tmp_path, lambda: troubles[0])
+def begun(tmp_path: Path, old: Settings, trouble: str | None = None) -> Trial:
+    made = Trial(Manager(), lambda _limit: TRUTH, tmp_path, lambda: trouble)
     made.begin(old, 60, checkpoint=False)
     return made
 
@@ -126,32 +126,75 @@ def test_a_session_to_an_address_that_the_admin_gave_up_is_no_trouble(world: Wor
     assert trial.trouble(settings()) is None
 
 
-def test_a_peer_that_is_seen_no_more_is_trouble_unless_it_was_not_seen_before(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+PAIR = Settings.model_validate_json(
+    json.dumps(
+        {
+            "fault_tolerance": {
+                "enabled": True,
+                "peer_address": "10.77.0.12",
+                "management_address": "10.77.0.11",
+                "shared_addresses": [{"address": "10.77.0.200/24", "interface": "eth0", "primary": True}],
+            }
+        }
+    )
+)
+
+
+class Clock:
+    """Time passes by waiting alone."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        monkeypatch.setattr("daemon.network.trial.time.monotonic", lambda: self.now)
+        monkeypatch.setattr("daemon.network.trial.time.sleep", self.sleep)
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+def watched(tmp_path: Path, clock: Clock, trouble: Callable[[float], str | None]) -> Trial:
+    """A change at second 0; `trouble` says what the runtime says of the peer at a moment after it."""
+    made = Trial(Manager(), lambda _limit: TRUTH, tmp_path, lambda: trouble(clock.now))
+    made.begin(PAIR, 60, checkpoint=False)
+    return made
+
+
+def test_a_peer_that_is_seen_no_more_is_trouble_also_when_that_takes_its_time(
+    world: World, clock: Clock, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("daemon.network.trial.PEER_LIMIT_SECONDS", 0.0)
-    peer: list[str | None] = [None]
-    trial = begun(tmp_path, settings(), peer)
-    peer[0] = "the peer is not seen any more"
-    assert trial.trouble(settings()) == "the peer is not seen any more"
-    assert begun(tmp_path, settings(), peer).trouble(settings()) is None
+    """The peer's words come in until it hangs up."""
+    trial = watched(tmp_path, clock, lambda now: "the peer is not heard" if now >= 3.0 else None)
+    assert trial.trouble(PAIR) == "the peer is not heard"
 
 
-def test_a_link_to_the_peer_that_is_dialled_anew_is_waited_for(world: World, tmp_path: Path) -> None:
-    class Returning(list[str | None]):
-        """Seen, then twice not, then again."""
+def test_a_peer_that_was_not_seen_before_is_no_trouble_after(
+    world: World, clock: Clock, tmp_path: Path
+) -> None:
+    assert watched(tmp_path, clock, lambda _now: "the peer is not heard").trouble(PAIR) is None
+    assert clock.now == 0.0
 
-        def __getitem__(self, _index: object) -> str | None:  # type: ignore[override]
-            return self.pop() if len(self) > 1 else None
 
-    peer = Returning([None, "not yet", "the link broke", None])
-    assert begun(tmp_path, settings(), peer).trouble(settings()) is None
-    assert len(peer) == 1
+def test_a_link_to_the_peer_that_is_dialled_anew_is_waited_for(
+    world: World, clock: Clock, tmp_path: Path
+) -> None:
+    trial = watched(tmp_path, clock, lambda now: "not yet" if 2.0 < now < 7.0 else None)
+    assert trial.trouble(PAIR) is None
+    assert clock.now >= 7.0
+
+
+def test_a_node_without_peer_waits_for_none(world: World, clock: Clock, tmp_path: Path) -> None:
+    assert watched(tmp_path, clock, lambda _now: None).trouble(settings()) is None
+    assert clock.now == 0.0
 
 
 def test_a_daemon_that_restarts_judges_by_what_was_true_before(world: World, tmp_path: Path) -> None:
     world.answering = set()
-    begun(tmp_path, settings(dns={"servers": ["10.77.0.54"]}), ["the peer is not seen"])
+    begun(tmp_path, settings(dns={"servers": ["10.77.0.54"]}), "the peer is not seen")
 
     def restarted() -> Trial:
         made = Trial(Manager(), lambda _limit: TRUTH, tmp_path, lambda: "the peer is not seen")
