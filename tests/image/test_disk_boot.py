@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from appliance.cache import Cache
+from appliance.clouds import cloud_additions
 from appliance.disk import DiskPlan, assemble
-from appliance.formats_contract import Variant
+from appliance.formats_contract import OutputFormat, Variant
 from appliance.gpt import move_backup, read_table
 from appliance.image import build_root
 from appliance.platform_data import load_platform
@@ -78,6 +79,7 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             title="Centralino",
             arguments=platform.disk.arguments,
             additions={
+                **cloud_additions(OutputFormat.RAW, root, platform),
                 "usr/libexec/test-status": Addition(SCRIPT.encode(), mode=0o755),
                 unit: Addition(UNIT.encode()),
                 # Not wanted by multi-user.target, which it comes after.
