@@ -270,3 +270,14 @@ def test_no_other_channel_driver_and_no_shell_is_loaded() -> None:
         modules
     )
     assert len(modules) == len(set(modules))
+
+
+def test_a_node_that_goes_down_hands_over_before_anything_that_it_needs_for_that_ends() -> None:
+    """What a unit is ordered after, it is stopped before."""
+    order = (ROLES / "replication/templates/peer-order.conf.j2").read_text()
+    for needed in ("centralino-vrrp.service", "systemd-user-sessions.service", "box.units.sshd"):
+        assert needed in order
+    addresses = directives(ROLES / "replication/files/centralino-vrrp.service")
+    assert not [value for _, name, value in addresses if name == "After" and "centralino-peer" in value]
+    tasks = (ROLES / "replication/tasks/main.yml").read_text()
+    assert "success=done default=ignore]    pam_succeed_if.so quiet user = centralino-peer" in tasks
