@@ -292,10 +292,17 @@ def call_echo(
             call: Future[float] = pool.submit(
                 _sipp, client, "lab_call.xml", fields, target, Path(folder), hold_seconds + 20, extra
             )
-            port = wait_for(
-                _media_port(log, call), 20, f"the answer of {target} to a call", interval_seconds=0.02
+            wait_for(
+                lambda: call.done() or _media_port(log),
+                20,
+                f"the answer of {target} to a call",
+                interval_seconds=0.02,
             )
             answered = time.monotonic()
+            if call.done():
+                # Refused: that is said at once, and not after the time that an answer may take.
+                call.result()
+            port = _media_port(log)
             media = echo.run((target, port), hold_seconds - 1)
             call.result()
             return CallResult(answered - began, media)
@@ -303,16 +310,10 @@ def call_echo(
             echo.close()
 
 
-def _media_port(log: Path, call: Future[float]) -> Callable[[], int]:
-    """The port that the far end named, from SIPp's log; 0 while there is none. A failed call raises."""
-
-    def port() -> int:
-        if call.done() and call.exception() is not None:
-            call.result()
-        found = re.search(r"media (\d+)", log.read_text()) if log.exists() else None
-        return int(found.group(1)) if found else 0
-
-    return port
+def _media_port(log: Path) -> int:
+    """The port that the far end named, from SIPp's log; 0 while there is none."""
+    found = re.search(r"media (\d+)", log.read_text()) if log.exists() else None
+    return int(found.group(1)) if found else 0
 
 
 def _account(phone: Phone) -> str:
