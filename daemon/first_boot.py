@@ -44,6 +44,9 @@ PASSWORD_ALPHABET = "bcdefghjknprstuvx"  # noqa: S105 - what passwords are made 
 PASSWORD_LENGTH = 20
 CERTIFICATE_YEARS = 10
 RSA_BITS = 2048
+# A crowded host without hardware virtualization needs more than half a minute; failing would leave the box
+# without its secrets until it is started again.
+KEY_LIMIT_SECONDS = 240.0
 ADDRESS_LIMIT_SECONDS = 10.0
 CONSOLES = Path("/sys/class/tty/console/active")
 
@@ -161,7 +164,8 @@ class FirstBoot:
                 with tempfile.TemporaryDirectory() as directory:
                     fresh = Path(directory) / "key"
                     # The comment would be the image's host name.
-                    self.execute(["ssh-keygen", "-q", "-t", kind, "-N", "", "-C", "", "-f", str(fresh)])
+                    make = ["ssh-keygen", "-q", "-t", kind, "-N", "", "-C", "", "-f", str(fresh)]
+                    self.execute(make, limit_seconds=KEY_LIMIT_SECONDS)
                     write_file(private, fresh.read_bytes(), mode=0o600)
                 remove_file(public)
             if not public.exists():
