@@ -105,11 +105,24 @@ def shut(own: Session, deadline: float) -> None:
 
 def kill_sessions(own: Session) -> int:
     """End every session of a client but this one; how many there were."""
-    rows = own.rows(
+    return _kill(
+        own,
         "SELECT ID AS id FROM information_schema.PROCESSLIST WHERE ID <> CONNECTION_ID()"
         " AND USER NOT IN ('system user', 'event_scheduler', %s) AND COMMAND <> 'Daemon'",
-        (REPLICA_USER,),
     )
+
+
+def have_listeners_ask_anew(own: Session) -> None:
+    """End what the peer has open here: it asks but once, as it connects, whether it is to confirm commits.
+
+    A server that comes back has no confirmations before its keeper has seen it, and the peer may be sooner.
+    """
+    _kill(own, "SELECT ID AS id FROM information_schema.PROCESSLIST WHERE USER = %s")
+
+
+def _kill(own: Session, question: str) -> int:
+    """End the sessions that `question` finds, which is given the name of the replica's user."""
+    rows = own.rows(question, (REPLICA_USER,))
     for row in rows:
         with suppress(CommandFailedError):  # it ended by itself
             own.do(f"KILL CONNECTION {int(str(row['id']))}")

@@ -55,6 +55,7 @@ class Look:
     trouble: str = ""
     purged: bool = False
     synchronous: bool = False
+    confirms: bool = True
     listeners: int = 0
     waiting: int = 0
     confirmed: int = 0
@@ -96,7 +97,7 @@ def look(session: Session, moment: float, lineage: str = "", before: Look | None
     that answer cost more than everything else here."""
     (row,) = session.rows(
         "SELECT @@read_only AS ro, @@gtid_binlog_state AS state, @@gtid_slave_pos AS applied,"
-        " @@rpl_semi_sync_master_enabled AS semi"
+        " @@rpl_semi_sync_master_enabled AS semi, @@rpl_semi_sync_slave_enabled AS confirms"
     )
     writable, semi = not _true(row["ro"]), _true(row["semi"])
     counters = session.variables("Rpl_semi_sync_master_%") if semi else {}
@@ -106,6 +107,7 @@ def look(session: Session, moment: float, lineage: str = "", before: Look | None
         writable=writable,
         state=state,
         synchronous=is_synchronous(counters),
+        confirms=_true(row["confirms"]),
         listeners=int(counters.get("Rpl_semi_sync_master_clients", "0")),
         waiting=int(counters.get("Rpl_semi_sync_master_wait_sessions", "0")),
         confirmed=int(counters.get("Rpl_semi_sync_master_yes_tx", "0")),

@@ -29,6 +29,7 @@ from fault_tolerance.database.closing import (
     begin_log_anew,
     drain,
     fence,
+    have_listeners_ask_anew,
     shut,
     wait_for_nobody,
 )
@@ -292,6 +293,7 @@ class MariaDb:
             "SET GLOBAL rpl_semi_sync_master_enabled = ON",
             *DURABLE,
         )
+        have_listeners_ask_anew(own)
         if self._aim is not aim:
             raise UnavailableError("the role changed while the database was being opened")
         own.do("SET GLOBAL read_only = OFF")
@@ -521,7 +523,8 @@ class MariaDb:
         if not alive:
             return False
         wrote = errant(seen, self._server.number, self._peer_position)
-        halted = not seen.configured or seen.stopped or not seen.applying
+        # A server that comes back follows by itself, but confirms nothing.
+        halted = not seen.configured or seen.stopped or not seen.applying or not seen.confirms
         return seen.writable or wrote or halted or bool(self._note)
 
     def _hold(self, error: CentralinoError) -> None:

@@ -111,7 +111,7 @@ class Replica(Statements):
     def rows(self, statement: str, values: tuple[object, ...] = ()) -> list[Row]:
         self.asked += 1
         if statement != "SHOW SLAVE STATUS":
-            return [{"ro": "1", "state": "", "applied": "", "semi": "0"}]
+            return [{"ro": "1", "state": "", "applied": "", "semi": "0", "confirms": "1"}]
         newest = self.received.pop(0) if len(self.received) > 1 else self.received[0]
         io = "Yes" if self.receiving else "No"
         return [{"Gtid_IO_Pos": f"0-1-{newest}", "Slave_IO_Running": io, "Slave_SQL_Running": "Yes"}]

@@ -319,7 +319,8 @@ class Server:
             self.whole += 1
             return [] if self.replica is None else [dict(self.replica)]
         semi = "ON" if self.writable else "OFF"
-        return [{"ro": str(int(not self.writable)), "state": self.position, "applied": "", "semi": semi}]
+        own = {"ro": str(int(not self.writable)), "semi": semi, "confirms": "1"}
+        return [{**own, "state": self.position, "applied": ""}]
 
     def variables(self, pattern: str) -> dict[str, str]:
         return {"Slave_running": "ON" if self.running else "OFF"} if pattern == "Slave_running" else {}
