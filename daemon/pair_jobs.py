@@ -24,6 +24,7 @@ from daemon.subsystem import JsonObject
 
 PAIRING_SECONDS = 120.0
 SWITCH_SECONDS = 60.0
+SETTINGS_SECONDS = 20.0
 POLL_SECONDS = 0.1
 AMI_SECRET = "asterisk-ami"  # noqa: S105 - the name of the file
 HELPER = [sys.executable, "-m", "fault_tolerance.service"]
@@ -206,6 +207,12 @@ class PairJobs:
     def _hand_over(self, calls: object, progress: Progress) -> JsonObject:
         """`calls` are those that end by it, None if nobody can tell."""
         progress(0.6, "handing over")
+        # What the peer has not taken when it becomes master, its own settings undo.
+        self._wait(
+            lambda status: _table(status.get("peer")).get("settings_agree") is True,
+            SETTINGS_SECONDS,
+            "the peer to take the newest settings; nothing was handed over",
+        )
         began = time.monotonic()
         self._link.ask("wish", wish="slave", forced=False)
         silent: float | None = None
