@@ -48,7 +48,7 @@ def cli(session: nox.Session) -> None:
 
 @nox.session
 def demo(session: nox.Session) -> None:
-    """Build the appliance, boot it, place a call, kill Asterisk, show the recovery; writes out/demo.json."""
+    """Build the appliance, call it, kill its core; form a pair, cut its power; writes out/demo.json."""
     python(session, "-m", "appliance.demo", "--output", "out/demo.json", *session.posargs)
 
 
