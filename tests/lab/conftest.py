@@ -2,6 +2,7 @@
 
 - `lab`: a fresh lab for one test, empty;
 - `shared_node`: one booted node for all tests that leave it as they found it;
+- `two_nodes`: two booted nodes for one module, to be made a pair;
 - on failure journals and consoles are kept in `out/lab-logs/`.
 """
 
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pair_of_nodes import PairOfNodes, boot_two
 
 from appliance.lab import LOGS, Lab, Node
 from appliance.lab_tree import packages_of_this_tree
@@ -61,6 +63,17 @@ def shared_node(
         yield made.node("node1")
         if request.session.stash.get(FAILED, False):
             made.save_logs(LOGS / "shared")
+
+
+@pytest.fixture(scope="module")
+def two_nodes(
+    lab_root: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[PairOfNodes]:
+    """Two booted nodes of this tree and a client for one module, not yet a pair."""
+    with Lab(lab_root, tmp_path_factory.mktemp("pair") / "lab") as made:
+        yield boot_two(made)
+        if request.session.testsfailed:
+            made.save_logs(LOGS / request.path.stem)
 
 
 @pytest.fixture(scope="session")

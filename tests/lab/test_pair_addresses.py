@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from pair_faults import alarms, forget_moves
-from pair_of_nodes import SHARED, PairOfNodes, boot_two, make_pair, role
+from pair_of_nodes import SHARED, PairOfNodes, make_pair, role
 
-from appliance.lab import LOGS, Lab, Node
+from appliance.lab import Node
 from appliance.lab_host import wait_for
 
 pytestmark = [pytest.mark.lab, pytest.mark.slow]
@@ -49,15 +47,9 @@ while s.recv(2048)[0] != 129:
 
 
 @pytest.fixture(scope="module")
-def pair(
-    lab_root: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
-) -> Iterator[PairOfNodes]:
-    with Lab(lab_root, tmp_path_factory.mktemp("addresses") / "lab") as lab:
-        made = boot_two(lab)
-        make_pair(made, more_shared=(f"{SHARED6}/64@eth0",))
-        yield made
-        if request.session.testsfailed:
-            lab.save_logs(LOGS / "pair-addresses")
+def pair(two_nodes: PairOfNodes) -> PairOfNodes:
+    make_pair(two_nodes, more_shared=(f"{SHARED6}/64@eth0",))
+    return two_nodes
 
 
 @pytest.fixture(autouse=True)

@@ -8,13 +8,11 @@ the pairing and the role runtime.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from pair_of_nodes import SHARED, PairOfNodes, boot_two, centralino, make_pair, status
+from pair_of_nodes import SHARED, PairOfNodes, centralino, make_pair, status
 
-from appliance.lab import LOGS, Lab, Node
+from appliance.lab import Node
 from appliance.lab_host import Result, wait_for
 
 pytestmark = [pytest.mark.lab, pytest.mark.slow]
@@ -23,18 +21,12 @@ PEER = "10.78.0.12"
 
 
 @pytest.fixture(scope="module")
-def pair(
-    lab_root: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
-) -> Iterator[PairOfNodes]:
-    with Lab(lab_root, tmp_path_factory.mktemp("clocks") / "lab") as lab:
-        made = boot_two(lab)
-        done = centralino(
-            made.first, "fault-tolerance", "configure", "--shared", f"{SHARED}/24@eth0", "--yes"
-        )
-        assert done.ok, done.errors
-        yield made
-        if request.session.testsfailed:
-            lab.save_logs(LOGS / "clocks")
+def pair(two_nodes: PairOfNodes) -> PairOfNodes:
+    done = centralino(
+        two_nodes.first, "fault-tolerance", "configure", "--shared", f"{SHARED}/24@eth0", "--yes"
+    )
+    assert done.ok, done.errors
+    return two_nodes
 
 
 def shift_clock(node: Node, program: str, seconds: float) -> None:

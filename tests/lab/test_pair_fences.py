@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from pair_faults import (
@@ -16,9 +15,8 @@ from pair_faults import (
     systemctl_that_kills_nothing,
     wish,
 )
-from pair_of_nodes import PairOfNodes, boot_two, make_pair, role, status
+from pair_of_nodes import PairOfNodes, make_pair, role, status
 
-from appliance.lab import LOGS, Lab
 from appliance.lab_host import wait_for
 
 pytestmark = [pytest.mark.lab, pytest.mark.slow]
@@ -29,15 +27,9 @@ WATCHDOG_SECONDS = 60
 
 
 @pytest.fixture(scope="module")
-def pair(
-    lab_root: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
-) -> Iterator[PairOfNodes]:
-    with Lab(lab_root, tmp_path_factory.mktemp("fences") / "lab") as lab:
-        made = boot_two(lab)
-        make_pair(made)
-        yield made
-        if request.session.testsfailed:
-            lab.save_logs(LOGS / "pair-fences")
+def pair(two_nodes: PairOfNodes) -> PairOfNodes:
+    make_pair(two_nodes)
+    return two_nodes
 
 
 @pytest.fixture(autouse=True)

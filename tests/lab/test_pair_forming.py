@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from pair_of_nodes import SHARED, PairOfNodes, boot_two, centralino, make_pair, role
+from pair_of_nodes import SHARED, PairOfNodes, centralino, make_pair, role
 
-from appliance.lab import LOGS, Lab, Node
+from appliance.lab import Node
 from appliance.lab_host import Result, wait_for
 
 pytestmark = [pytest.mark.lab, pytest.mark.slow]
@@ -18,13 +16,8 @@ PEER = "10.78.0.12"
 
 
 @pytest.fixture(scope="module")
-def pair(
-    lab_root: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
-) -> Iterator[PairOfNodes]:
-    with Lab(lab_root, tmp_path_factory.mktemp("forming") / "lab") as lab:
-        yield boot_two(lab)
-        if request.session.testsfailed:
-            lab.save_logs(LOGS / "forming")
+def pair(two_nodes: PairOfNodes) -> PairOfNodes:
+    return two_nodes
 
 
 def runs(node: Node, unit: str) -> bool:

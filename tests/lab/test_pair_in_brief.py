@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
-from pair_of_nodes import EchoProber, PairOfNodes, boot_two, make_pair, role, start_echo
+from pair_of_nodes import EchoProber, PairOfNodes, make_pair, role, start_echo
 
-from appliance.lab import LOGS, Lab
 from appliance.lab_host import wait_for
 
 pytestmark = pytest.mark.lab
 
 
 @pytest.fixture(scope="module")
-def pair(
-    lab_root: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
-) -> Iterator[PairOfNodes]:
-    with Lab(lab_root, tmp_path_factory.mktemp("brief") / "lab") as lab:
-        yield boot_two(lab)
-        if request.session.testsfailed:
-            lab.save_logs(LOGS / "pair-in-brief")
+def pair(two_nodes: PairOfNodes) -> PairOfNodes:
+    return two_nodes
 
 
 def test_the_node_that_asked_is_master_and_the_other_one_follows(pair: PairOfNodes) -> None:

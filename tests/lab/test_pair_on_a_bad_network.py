@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from pair_faults import alarms, forget_moves
-from pair_of_nodes import PairOfNodes, boot_two, centralino, make_pair, role, status
+from pair_of_nodes import PairOfNodes, centralino, make_pair, role, status
 
-from appliance.lab import LOGS, Lab
 from appliance.lab_host import wait_for
 
 pytestmark = [pytest.mark.lab, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
-def pair(
-    lab_root: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
-) -> Iterator[PairOfNodes]:
-    with Lab(lab_root, tmp_path_factory.mktemp("network") / "lab") as lab:
-        made = boot_two(lab)
-        make_pair(made)
-        yield made
-        if request.session.testsfailed:
-            lab.save_logs(LOGS / "pair-network")
+def pair(two_nodes: PairOfNodes) -> PairOfNodes:
+    make_pair(two_nodes)
+    return two_nodes
 
 
 @pytest.fixture(autouse=True)

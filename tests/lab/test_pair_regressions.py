@@ -9,30 +9,21 @@ test_pair_on_a_bad_network.py.
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from pair_of_nodes import SHARED, EchoProber, PairOfNodes, boot_two, make_pair, role, start_echo
+from pair_of_nodes import SHARED, EchoProber, PairOfNodes, make_pair, role, start_echo
 
-from appliance.lab import LOGS, Lab
 from appliance.lab_host import wait_for
 
 pytestmark = [pytest.mark.lab, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
-def pair(
-    lab_root: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
-) -> Iterator[PairOfNodes]:
-    with Lab(lab_root, tmp_path_factory.mktemp("pair") / "lab") as lab:
-        made = boot_two(lab)
-        make_pair(made)
-        made.wait_healthy()
-        made.start_echo()
-        yield made
-        if request.session.testsfailed:
-            lab.save_logs(LOGS / "regressions")
+def pair(two_nodes: PairOfNodes) -> PairOfNodes:
+    make_pair(two_nodes)
+    two_nodes.wait_healthy()
+    two_nodes.start_echo()
+    return two_nodes
 
 
 def neighbour(pair: PairOfNodes) -> str:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 from pair_faults import forget_moves, nft_that
-from pair_of_nodes import SHARED, PairOfNodes, boot_two, centralino, make_pair, role
+from pair_of_nodes import SHARED, PairOfNodes, centralino, make_pair, role
 
-from appliance.lab import LOGS, Client, Lab, Node
+from appliance.lab import Client, Node
 from appliance.lab_host import LabError, wait_for
 from appliance.lab_sip import Phone, add_phone, call_echo, register
 
@@ -28,15 +27,9 @@ exten => {SLOW_NUMBER},1,Wait(0.5)
 
 
 @pytest.fixture(scope="module")
-def pair(
-    lab_root: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
-) -> Iterator[PairOfNodes]:
-    with Lab(lab_root, tmp_path_factory.mktemp("switch") / "lab") as lab:
-        made = boot_two(lab)
-        make_pair(made)
-        yield made
-        if request.session.testsfailed:
-            lab.save_logs(LOGS / "pair-switch")
+def pair(two_nodes: PairOfNodes) -> PairOfNodes:
+    make_pair(two_nodes)
+    return two_nodes
 
 
 @pytest.fixture(scope="module")
