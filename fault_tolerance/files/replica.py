@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import secrets
+import os
 import sys
 import threading
 import time
@@ -66,7 +66,7 @@ class Files:
         self._forgive = False
         self._pass = _Asked("")
         # A slave that began anew may have lost its power, and with it files that it had but not on its disk.
-        self._life = secrets.token_hex(4)
+        self._life = os.urandom(4).hex()
         self._peer_life = ""
 
     def send(self, epoch: int) -> None:
@@ -182,7 +182,7 @@ class Files:
             self._pass = _Asked(token, 0.0, "", done=True, error=str(error))
 
     def _ask_master(self, progress: Progress, forgive: bool) -> None:
-        token = secrets.token_hex(4)
+        token = os.urandom(4).hex()
         self._forgive, self._wish = forgive, token
         heard_until = time.monotonic() + SILENCE_SECONDS
         try:

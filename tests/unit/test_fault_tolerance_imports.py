@@ -42,7 +42,10 @@ def test_the_runtime_imports_neither_pydantic_nor_paramiko() -> None:
 
 def test_the_database_library_comes_without_tls() -> None:
     modules = loaded(
-        "import fault_tolerance.service\nfrom fault_tolerance.database.session import library\nlibrary()"
+        "import fault_tolerance.service\n"
+        # What `build` of the two replications loads.
+        "import fault_tolerance.database.replica, fault_tolerance.files.replica\n"
+        "from fault_tolerance.database.session import library\nlibrary()"
     )
     assert "pymysql" in modules
     assert not {"ssl", "_ssl", "_hashlib", "cryptography"} & modules
