@@ -13,6 +13,7 @@ from fault_tolerance.view import Obstacle, Peer, Rank, Role
 INTERVAL_SECONDS = {Adverts.STANDARD: 0.2, Adverts.FAST: 0.1}
 SILENCE_SECONDS = {Adverts.STANDARD: 0.9, Adverts.FAST: 0.4}
 LONGEST_LINE = 4 * 1024 * 1024
+ANSWER_SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,32 @@ class Heartbeat:
     def peer(self) -> Peer:
         """What the role machine looks at."""
         return Peer(self.role, self.epoch, self.rank, self.obstacles)
+
+
+class Pace:
+    """When this node speaks. One that `answers` does so when it has heard its peer, so that both cost one
+    waking of its process: its own time comes a share of the interval later, and a word that comes no sooner
+    than a share before the interval is over is answered at once. Times are monotonic seconds."""
+
+    def __init__(self, interval: float, *, answers: bool) -> None:
+        self._interval = interval
+        self._spare = ANSWER_SHARE * interval if answers else 0.0
+        self._heard = False
+        self.next = 0.0
+
+    def heard(self) -> None:
+        """The peer has spoken."""
+        self._heard = True
+
+    def is_due(self, now: float) -> bool:
+        """Asked in each turn of the loop: whether to speak in this one."""
+        early = 2 * self._spare if self._heard else 0.0
+        self._heard = False
+        return now >= self.next - early
+
+    def spoke(self, now: float) -> None:
+        """This node spoke."""
+        self.next = now + self._interval + self._spare
 
 
 def encode(beat: Heartbeat) -> bytes:

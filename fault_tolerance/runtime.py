@@ -23,7 +23,7 @@ from fault_tolerance.executor import DATABASE_LIMIT_SECONDS, Executor, reboot
 from fault_tolerance.facts import Facts, obstacles
 from fault_tolerance.handover import Handover, see_taken_over
 from fault_tolerance.hearing import Hearing
-from fault_tolerance.heartbeat import INTERVAL_SECONDS, SILENCE_SECONDS, Heartbeat, decode, encode
+from fault_tolerance.heartbeat import INTERVAL_SECONDS, SILENCE_SECONDS, Heartbeat, Pace, decode, encode
 from fault_tolerance.keepalived import Adverts
 from fault_tolerance.pair import RUN, STATE, VRRP_RUN, Pair
 from fault_tolerance.pbx import Pbx
@@ -42,7 +42,7 @@ STEPPED_DOWN_SECONDS = 10.0
 STALL_SECONDS = 0.9
 # Time for keepalived to hear an advert and for the peer link to be dialled anew.
 DEAF_SECONDS = 1.5
-SLOW_SECONDS = 2.0
+SLOW_SECONDS = 1.75  # centralinod's thread looks each 2 s if it was told nothing: it wakes once for both
 # How often gateway and witness are asked while the peer falls silent: thrice before it counts as lost.
 HURRY_SECONDS = {Adverts.STANDARD: 0.1, Adverts.FAST: 0.05}
 LONG_AWAY_SECONDS = 5.0
@@ -103,15 +103,14 @@ class Runtime:
         self.obstacles: frozenset[Obstacle] = frozenset()
         self.role = Role.JOINING
         self.since = time.monotonic()
-        self._changed = True
-        self._stopping = False
+        self._pace = Pace(INTERVAL_SECONDS[pair.adverts], answers=pair.dials)
+        self._changed, self._followed, self._stopping = True, False, False
         self._stepped_down_until = self._deaf_until = 0.0
         # Two nodes that both cannot must not pass the role to and fro.
         self._can_serve = True
         self._handover = Handover()
         self._link_state, self._link_since = Link.NEVER, 0.0
         self._synchronous: bool | None = None
-        self._followed = False
         self.provider = Provider(hook, self.executor.background, self.wake)
 
     # --- life ---------------------------------------------------------------------------------------------
@@ -156,8 +155,7 @@ class Runtime:
 
     def run(self) -> None:
         """Loop until `stop`."""
-        now = time.monotonic()
-        beat, sight, slow = now, now, now
+        now = sight = slow = time.monotonic()
         while not self._stopping:
             before = time.monotonic()
             self._note_pause(before - now)
@@ -166,13 +164,14 @@ class Runtime:
                 sight = min(sight, before + HURRY_SECONDS[self.pair.adverts])
             # The moment at which a silent peer counts as lost is one at which to decide; looks come with the
             # next beat, because each waking costs as much as a look.
+            beat = self._pace.next
             due_at = min(beat, sight if hurried else beat, self.link.silent_at or beat)
             limit = 0.0 if self._changed else max(0.0, due_at - before)
             for key, _ in self._selector.select(limit):
                 key.data()
             now = time.monotonic()
             self._note_pause(now - before - limit)
-            due = now >= beat
+            due = self._pace.is_due(now)
             if now >= sight and (due or hurried):
                 # On average in time, though never between two beats.
                 sight = max(sight, now - SIGHT_SECONDS) + SIGHT_SECONDS
@@ -184,7 +183,7 @@ class Runtime:
                 self._changed = False
                 self._judge(now)
             if due:
-                beat = now + INTERVAL_SECONDS[self.pair.adverts]
+                self._pace.spoke(now)
                 self.link.look()
                 self._beat()
                 self._notice_database()
@@ -435,6 +434,7 @@ class Runtime:
 
     def _take_beat(self, beat: Heartbeat) -> None:
         before = self.heard
+        self._pace.heard()
         if self.hearing.take(beat) or self.link.state is not self._link_state:
             self._changed = True
         failed = before is not None and before.role is Role.PROMOTING and beat.role not in SERVING

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import selectors
@@ -22,7 +23,7 @@ from fault_tolerance.announce import gratuitous_arp, unsolicited_advertisement
 from fault_tolerance.cluster import Core
 from fault_tolerance.contracts import ReplicaState
 from fault_tolerance.facts import MOST_MOVES_AN_HOUR, Facts, obstacles
-from fault_tolerance.heartbeat import Heartbeat
+from fault_tolerance.heartbeat import INTERVAL_SECONDS, Heartbeat, Pace
 from fault_tolerance.keepalived import Adverts, Held
 from fault_tolerance.keys import checked
 from fault_tolerance.pair import Pair, as_json, from_json, read
@@ -102,6 +103,45 @@ def test_exactly_one_node_dials_and_one_is_second() -> None:
     )
     assert {PAIR.dials, other.dials} == {True, False}
     assert {PAIR.second, other.second} == {True, False}
+
+
+def words_of(pace: Pace, peer: Callable[[int], float], count: int) -> list[float]:
+    """When a node speaks whose peer's word number n arrives at `peer(n)`, for as many words."""
+    spoken: list[float] = []
+    number, now = 0, 0.0
+    while len(spoken) < count:
+        if pace.is_due(now):
+            pace.spoke(now)
+            spoken.append(now)
+        while (arrival := peer(number)) <= now:
+            number += 1
+        now = min(pace.next, arrival)
+        if now == arrival:
+            pace.heard()
+    return spoken
+
+
+@pytest.mark.parametrize("interval", INTERVAL_SECONDS.values())
+@pytest.mark.parametrize("phase", [0.01, 0.3, 0.5, 0.9])
+def test_one_that_answers_soon_speaks_when_its_peer_does(interval: float, phase: float) -> None:
+    def peer(number: int) -> float:
+        return (number + phase) * interval * 1.005
+
+    spoken = words_of(Pace(interval, answers=True), peer, 40)
+    heard = [peer(number) for number in range(60)]
+    assert all(moment in heard for moment in spoken[-20:])
+    between = [after - before for before, after in itertools.pairwise(spoken)]
+    assert all(0.79 * interval < pause < 1.11 * interval for pause in between)
+
+
+@pytest.mark.parametrize("answers", [True, False])
+@pytest.mark.parametrize("every", [0.001, 1000.0])
+def test_no_peer_makes_a_node_speak_much_sooner_or_later(answers: bool, every: float) -> None:
+    spoken = words_of(Pace(0.2, answers=answers), lambda number: 0.5 + number * every, 30)
+    between = [after - before for before, after in itertools.pairwise(spoken)]
+    assert min(between) > 0.17
+    assert max(between) < 0.23
+    assert answers or max(between) - min(between) < 1e-9
 
 
 def test_a_heartbeat_arrives_as_it_was_sent() -> None:
