@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 GATHER_SECONDS = 0.05
 WATCHING = "watching"
 IDLE_SECONDS = 0.5
+# A lane is woken by what happens; by itself it sees deletions whose time has come.
+LANE_SECONDS = 1.0
 RETRY_SECONDS = 1.0
 LONGEST_RETRY_SECONDS = 15.0
 VERIFY_SECONDS = 3600.0
@@ -230,7 +232,7 @@ class Sender:
     def _send(self, urgent: bool) -> None:
         wait = RETRY_SECONDS
         while not self._ended.is_set():
-            if self._wakes[urgent].wait(IDLE_SECONDS):
+            if self._wakes[urgent].wait(LANE_SECONDS):
                 self._wakes[urgent].clear()
                 if self._ended.wait(GATHER_SECONDS):
                     return
