@@ -60,7 +60,7 @@ class PairLink:
         self._state: JsonObject | None = None
         self._raised: set[str] = set()
         self._role = Role.STANDALONE
-        self._sent = ""
+        self._sent: JsonObject = {}
         self._thread: threading.Thread | None = None
         self._stopped = threading.Event()
         self._wake = threading.Event()
@@ -137,7 +137,7 @@ class PairLink:
             except (OSError, ValueError, CentralinoError) as error:
                 log.debug("the role runtime is away: %s", error)
             self._state = None
-            self._sent = ""
+            self._sent = {}
             self._stopped.wait(RETRY_SECONDS)
         for identifier in tuple(self._raised):
             self._alarms.clear_alarm(identifier)
@@ -203,10 +203,10 @@ class PairLink:
         self._raised = set(alarms)
 
     def _tell_core(self, connection: socket.socket) -> None:
-        text = json.dumps({"method": "core", **self._core()})
-        if text != self._sent:
-            connection.sendall(text.encode() + b"\n")
-            self._sent = text
+        core = self._core()
+        if core != self._sent:
+            connection.sendall(json.dumps({"method": "core", **core}).encode() + b"\n")
+            self._sent = core
 
     def _connect(self) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
