@@ -1,8 +1,7 @@
 """The one door of the command line: calls on the bus, each with a time limit, errors as our own classes.
 
-Gio is used directly, not through pydbus: a proxy would fetch and parse the introspection on every start,
-which costs a tenth of the time that `centralino status` may take, and calls would have no time limit.
-Calls run inside a main loop, so that Ctrl-C ends them at once.
+jeepney speaks the bus, not GLib as in the daemon: to load GLib's bindings takes longer than all that a
+command does on the bus. It waits in plain system calls, so that Ctrl-C ends a call at once.
 """
 
 from __future__ import annotations
@@ -10,12 +9,12 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from daemon.cli.json_types import JsonObject, JsonValue, as_list, as_object, objects_of, text_of
-from daemon.connections import keep
 from daemon.errors import (
     BUS_ERROR_PREFIX,
     CentralinoError,
@@ -26,7 +25,8 @@ from daemon.errors import (
 )
 
 if TYPE_CHECKING:
-    from gi.repository import Gio, GLib
+    from jeepney.io.blocking import DBusConnection
+    from jeepney.low_level import Message
 
 BUS_NAME = "org.centralino"
 OBJECT_PATH = "/org/centralino"
@@ -38,6 +38,7 @@ SYSTEM = "System1"
 JOBS = "Jobs1"
 FIREWALL = "Firewall1"
 
+CONNECT_LIMIT_SECONDS = 10.0
 CALL_LIMIT_SECONDS = 10.0
 # To return is to apply the old settings, and to wait for what restarts by it.
 RETURN_LIMIT_SECONDS = 120.0
@@ -106,28 +107,36 @@ def problems_of(answer: JsonObject) -> list[Problem]:
     ]
 
 
+def _broken(error: OSError) -> UnavailableError:
+    return UnavailableError(
+        f"the connection to the system bus broke: {error.strerror or error}", "see: systemctl status dbus"
+    )
+
+
+def _first_text(message: Message) -> str:
+    return str(message.body[0]) if message.body else ""
+
+
 class Client:
     """A connection to the bus. `address` is for tests; the default is the system bus."""
 
     def __init__(self, address: str | None = None) -> None:
-        from gi.repository import Gio, GLib
+        from jeepney.bus import get_bus
+        from jeepney.io.blocking import DBusConnection, prep_socket
 
-        self._gio, self._glib = Gio, GLib
         address = address or os.environ.get("DBUS_SYSTEM_BUS_ADDRESS") or SYSTEM_BUS
-        flags = Gio.DBusConnectionFlags.AUTHENTICATION_CLIENT | Gio.DBusConnectionFlags.MESSAGE_BUS_CONNECTION
         try:
-            self._connection: Gio.DBusConnection = keep(
-                Gio.DBusConnection.new_for_address_sync(address, flags, None, None)
-            )
-        except GLib.Error as error:
+            socket = prep_socket(get_bus(address), timeout=CONNECT_LIMIT_SECONDS)
+            self._connection: DBusConnection = DBusConnection(socket)
+        # An address that cannot be read is a ValueError or RuntimeError, and so is a refused login.
+        except (OSError, ValueError, RuntimeError) as error:
             raise UnavailableError(
-                f"the system bus cannot be reached: {error.message}", "see: systemctl status dbus"
+                f"the system bus cannot be reached: {error}", "see: systemctl status dbus"
             ) from error
 
     def close(self) -> None:
         """Leave the bus."""
-        with suppress(self._glib.Error):  # the bus may be gone already
-            self._connection.close_sync(None)
+        self._connection.close()
 
     def call(
         self, interface: str, method: str, *arguments: str | int, limit_seconds: float = CALL_LIMIT_SECONDS
@@ -137,46 +146,25 @@ class Client:
         Returns the string that the method answers, "" if it answers nothing. Raises the CentralinoError
         that the daemon named, or UnavailableError when no answer comes within `limit_seconds`.
         """
+        from jeepney.low_level import HeaderFields, MessageType
+        from jeepney.wrappers import DBusAddress, new_method_call
+
         signature = "".join("s" if isinstance(argument, str) else "u" for argument in arguments)
-        loop = self._glib.MainLoop()
-        answers: list[Gio.AsyncResult] = []
-
-        def finished(_connection: Gio.DBusConnection, result: Gio.AsyncResult) -> None:
-            answers.append(result)
-            loop.quit()
-
-        self._connection.call(
-            BUS_NAME,
-            OBJECT_PATH,
-            f"{BUS_NAME}.{interface}",
-            method,
-            self._glib.Variant(f"({signature})", arguments) if arguments else None,
-            None,
-            self._gio.DBusCallFlags.NONE,
-            int(limit_seconds * 1000),
-            None,
-            finished,
-        )
-        loop.run()
+        target = DBusAddress(OBJECT_PATH, BUS_NAME, f"{BUS_NAME}.{interface}")
+        message = new_method_call(target, method, signature or None, arguments)
         try:
-            values = self._connection.call_finish(answers[0]).unpack()
-        except self._glib.Error as error:
-            raise self._translated(error, method, limit_seconds) from None
-        return str(values[0]) if values else ""
-
-    def _translated(self, error: GLib.Error, method: str, limit_seconds: float) -> CentralinoError:
-        name = self._gio.DBusError.get_remote_error(error)
-        if name is not None:
-            prefix = f"GDBus.Error:{name}: "
-            return error_from_bus(name, error.message.removeprefix(prefix))
-        if error.matches(self._gio.io_error_quark(), self._gio.IOErrorEnum.TIMED_OUT):
-            return UnavailableError(
+            self._connection.sock.settimeout(limit_seconds)  # for the sending, should the bus not read
+            answer = self._connection.send_and_get_reply(message, timeout=limit_seconds)
+        except TimeoutError:
+            raise UnavailableError(
                 f"the Centralino daemon did not answer {method} within {limit_seconds:g} s",
                 "see: systemctl status centralinod",
-            )
-        return UnavailableError(
-            f"the connection to the system bus broke: {error.message}", "see: systemctl status dbus"
-        )
+            ) from None
+        except OSError as error:
+            raise _broken(error) from error
+        if answer.header.message_type is MessageType.error:
+            raise error_from_bus(answer.header.fields[HeaderFields.error_name], _first_text(answer))
+        return _first_text(answer)
 
     def read(
         self, interface: str, method: str, *arguments: str | int, limit_seconds: float = CALL_LIMIT_SECONDS
@@ -206,38 +194,38 @@ class Client:
         Yields a function that waits at most so many seconds and returns the strings received by then; it
         returns as soon as one has come.
         """
-        received: list[str] = []
-        loop = self._glib.MainLoop()
+        from jeepney.bus_messages import MatchRule, message_bus
+        from jeepney.low_level import MessageFlag
 
-        def arrived(*event: object) -> None:
-            received.append(str(event[5].unpack()[0]))  # type: ignore[attr-defined]
-            loop.quit()
+        # The bus knows our daemon by its name; what it hands on carries the number of its connection.
+        event = {"interface": f"{BUS_NAME}.{interface}", "member": signal, "path": OBJECT_PATH}
+        asked = MatchRule(type="signal", sender=BUS_NAME, **event)
+        received: deque[Message] = deque()
 
-        subscription = self._connection.signal_subscribe(
-            BUS_NAME,
-            f"{BUS_NAME}.{interface}",
-            signal,
-            OBJECT_PATH,
-            None,
-            self._gio.DBusSignalFlags.NONE,
-            arrived,
-        )
+        def tell_bus(request: Message) -> None:
+            # Not waited for: the bus takes one message after the other, so this is done before any call.
+            request.header.flags |= MessageFlag.no_reply_expected
+            self._connection.send(request)
 
         def wait(seconds: float) -> list[str]:
-            if not received:
-                timer = self._glib.timeout_add(max(1, int(seconds * 1000)), loop.quit)
-                loop.run()
-                # A timer that has fired is gone already; removing it again would only earn a warning.
-                if source := self._glib.MainContext.default().find_source_by_id(timer):
-                    source.destroy()
-            heard = received.copy()
+            try:
+                received.appendleft(self._connection.recv_until_filtered(received, timeout=seconds))
+            except TimeoutError:
+                return []
+            except OSError as error:
+                raise _broken(error) from error
+            heard = [_first_text(message) for message in received]
             received.clear()
             return heard
 
         try:
-            yield wait
+            with self._connection.filter(MatchRule(type="signal", **event), queue=received):
+                with suppress(OSError):  # the bus may be gone: the next call says so
+                    tell_bus(message_bus.AddMatch(asked))
+                yield wait
         finally:
-            self._connection.signal_unsubscribe(subscription)
+            with suppress(OSError):  # the bus may be gone already
+                tell_bus(message_bus.RemoveMatch(asked))
 
     def watch_job(
         self,
