@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import signal
 import sys
 from collections.abc import Mapping
 
@@ -15,7 +14,9 @@ from daemon.cli.session import Session
 from daemon.connections import leave
 from daemon.errors import CentralinoError, InvalidSettingsError, StorageError
 
-INTERRUPTED = 128 + signal.SIGINT
+# As a shell counts the signals 2 and 13; the module that names them takes its time to load.
+INTERRUPTED = 128 + 2
+READER_GONE = 128 + 13
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "audit": ("daemon.cli.audit", "audit"),
@@ -141,7 +142,7 @@ def main() -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         _abandon_stdout()
-        code = 128 + signal.SIGPIPE
+        code = READER_GONE
     except OSError as error:
         _abandon_stdout()
         print(f"centralino: the output could not be written: {error.strerror}", file=sys.stderr)

@@ -1,7 +1,7 @@
 """What a person reads: tables that fit, text without control characters, colour only where it is wanted.
 
 Nothing that came over the bus reaches the terminal raw: `visible` shows control characters instead of
-sending them. rich is imported only when a table or a colour is really drawn.
+sending them. rich and textwrap are loaded only when there is something to draw or to wrap.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import textwrap
 import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, TextIO
@@ -120,6 +119,8 @@ def _wrapped(text: str, width: int) -> str:
         return text.rstrip()
     indent = " " * min(len(text) - len(text.lstrip(" ")), width // 2)
     if text.isascii():
+        import textwrap
+
         lines = textwrap.wrap(text, width, subsequent_indent=indent, break_on_hyphens=False)
     else:  # characters may be two columns wide, which rich knows
         from rich.text import Text
@@ -212,7 +213,11 @@ def fields(pairs: Iterable[tuple[str, str]], *, stream: TextIO | None = None) ->
     room = width_of(stream) - left
     coloured = colour_wanted(stream)
     for name, value in shown:
-        lines = textwrap.wrap(value, room, break_on_hyphens=False) if 0 < room < len(value) else [value]
+        lines = [value]
+        if 0 < room < len(value):
+            import textwrap
+
+            lines = textwrap.wrap(value, room, break_on_hyphens=False)
         for number, part in enumerate(lines or [""]):
             if coloured and (colour := style_of(value)):
                 import click

@@ -6,8 +6,7 @@ import functools
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import click
 
@@ -34,18 +33,18 @@ class UnhealthyError(CentralinoError):
     exit_code = 11
 
 
-@dataclass
 class Session:
     """One run of the command line; connects to the bus when a command first needs it."""
 
-    address: str | None = None
-    _client: Client | None = None
+    def __init__(self, address: str | None = None) -> None:
+        self._address = address
+        self._client: Client | None = None
 
     @property
     def client(self) -> Client:
         """The connection; raises UnavailableError when there is no bus."""
         if self._client is None:
-            self._client = Client(self.address)
+            self._client = Client(self._address)
         return self._client
 
     def close(self) -> None:
@@ -55,8 +54,7 @@ class Session:
             self._client = None
 
 
-@dataclass(frozen=True)
-class Write:
+class Write(NamedTuple):
     """The options that every write has."""
 
     dry_run: bool

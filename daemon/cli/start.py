@@ -6,6 +6,8 @@ Nothing here is needed for a command to work; `daemon.cli.main` has all of it.
 from __future__ import annotations
 
 import gc
+import importlib
+import os
 import sys
 from types import ModuleType
 
@@ -13,37 +15,42 @@ from types import ModuleType
 OBJECTS_BETWEEN_COLLECTIONS = 50_000
 
 
-class LateInspect(ModuleType):
-    """Stands for `inspect` until more is asked of it than to clean a line of help, click's for every option.
+class Late(ModuleType):
+    """Stands for a standard module and has what is always asked of it; to ask for more loads the real one.
 
-    The real one loads the syntax tree, the disassembler and the tokenizer, a tenth of the time that a command takes.
-    `importlib.util.LazyLoader` does not help: the first option would load it.
+    `importlib.util.LazyLoader` does not help with these: it loads them at the first question.
     """
 
-    @staticmethod
-    def cleandoc(text: str) -> str:
-        """As inspect.cleandoc."""
-        if "\n" in text or "\t" in text:
-            return str(_inspect().cleandoc(text))
-        return text.lstrip()
+    def __init__(self, name: str, **known: object) -> None:
+        super().__init__(name)
+        self.__dict__.update(known)
 
     def __getattr__(self, name: str) -> object:
-        return getattr(_inspect(), name)
+        return getattr(_real(self.__name__), name)
 
 
-def _inspect() -> ModuleType:
-    """The real module; whoever imports it from now on gets it."""
-    if isinstance(sys.modules["inspect"], LateInspect):
-        del sys.modules["inspect"]
-    import inspect
+def _real(name: str) -> ModuleType:
+    """The module itself; whoever imports it from now on gets it."""
+    if isinstance(sys.modules.get(name), Late):
+        del sys.modules[name]
+    return importlib.import_module(name)
 
-    return inspect
+
+def _cleandoc(text: str) -> str:
+    """As inspect.cleandoc, which click asks to clean the help of every option; ours are single lines."""
+    if "\n" in text or "\t" in text:
+        return str(_real("inspect").cleandoc(text))
+    return text.lstrip()
 
 
 def main() -> None:
     """Entry point of `centralino`."""
     gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)
-    sys.modules.setdefault("inspect", LateInspect("inspect"))
+    for module in (
+        Late("inspect", cleandoc=_cleandoc),  # brings the syntax tree, the disassembler and the tokenizer
+        Late("platform", system=lambda: os.uname().sysname),  # for uuid, a type of option that we do not use
+    ):
+        sys.modules.setdefault(module.__name__, module)
     from daemon.cli.main import main as command_line
 
     command_line()

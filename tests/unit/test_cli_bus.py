@@ -69,7 +69,7 @@ class Box:
         }
 
     def command(self, *words: str) -> list[str]:
-        return [sys.executable, "-c", "from daemon.cli.main import main; main()", *words]
+        return [sys.executable, "-c", "from daemon.cli.start import main; main()", *words]
 
     def run(
         self,
