@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import logging
 
+from fault_tolerance.heartbeat import INTERVAL_SECONDS, SILENCE_SECONDS
+from fault_tolerance.keepalived import Adverts
 from fault_tolerance.view import SERVING, Link, View, Vrrp
 
 # The peer's word counts only if it was spoken so long after VRRP had fallen silent. A master that lives
@@ -16,6 +18,9 @@ from fault_tolerance.view import SERVING, Link, View, Vrrp
 YIELD_AFTER_SECONDS = 0.05
 YIELD_SECONDS = (3.0, 10.0, 30.0, 60.0)
 FENCE_SECONDS = 3.0
+STALL_SECONDS = 0.9
+# Time for keepalived to hear an advert and for the peer link to be dialled anew.
+DEAF_SECONDS = 1.5
 # A peer that takes over says so at once, and speaks five times a second: its last word is true for so long.
 TRUE_FOR_SECONDS = 0.3
 
@@ -31,6 +36,7 @@ class Restraint:
         self._yield_until = 0.0
         self._yields = 0
         self._fenced_since = self._fenced_until = 0.0
+        self._deaf_until = 0.0
 
     def note_vrrp(self, vrrp: Vrrp, now: float) -> None:
         """What keepalived says; its changes are timed."""
@@ -58,6 +64,26 @@ class Restraint:
     def link_lost(self) -> None:
         """Nobody speaks any more: nothing to hold back for."""
         self._yield_until, self._yields = 0.0, 0
+
+    def note_pause(self, seconds: float, now: float, adverts: Adverts, *, serving: bool) -> bool:
+        """This node did not run for so long; True if it stood still so long that all must be judged anew.
+
+        A slave that did not listen has not heard a silence, else a node that was frozen would overthrow the
+        master that went on without it. A node that was `serving` may have been replaced: it gives the
+        addresses up until the peer has been heard, or has not been for three seconds.
+        """
+        if seconds > SILENCE_SECONDS[adverts] - 2 * INTERVAL_SECONDS[adverts]:
+            self._deaf_until = now + DEAF_SECONDS
+        if seconds <= STALL_SECONDS:
+            return False
+        log.warning("this node stood still for %.1f s", seconds)
+        if serving:
+            self.stood_still(now)
+        return True
+
+    def deaf(self, now: float) -> bool:
+        """Whether this node has not listened for a while, so that silence says nothing."""
+        return now < self._deaf_until
 
     def stood_still(self, now: float) -> None:
         """This node serves and was away."""

@@ -192,6 +192,14 @@ EDGES: tuple[Edge, ...] = (
         "the peer cannot be talked to, but its adverts say that it is master",
     ),
     Edge(
+        "drawn_away",
+        _roles(Role.MASTER),
+        lambda view: view.drawn_away and view.link is not Link.UP and not view.forced,
+        Role.DEMOTING,
+        (Action.DEMOTE,),
+        "the peer cannot be talked to, and the gateway sends what is for the shared addresses elsewhere",
+    ),
+    Edge(
         "promotion_failed",
         _roles(Role.PROMOTING),
         lambda view: view.work is Work.FAILED,

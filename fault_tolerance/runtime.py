@@ -19,11 +19,12 @@ from fault_tolerance import cluster, silence, sip_source
 from fault_tolerance.address_guard import AddressGuard
 from fault_tolerance.claims import Claims
 from fault_tolerance.contracts import DatabaseReplica, FileReplica
+from fault_tolerance.drawn_away import DrawnAway
 from fault_tolerance.executor import DATABASE_LIMIT_SECONDS, Executor, reboot
 from fault_tolerance.facts import Facts, obstacles
 from fault_tolerance.handover import Handover, see_taken_over
 from fault_tolerance.hearing import Hearing
-from fault_tolerance.heartbeat import INTERVAL_SECONDS, SILENCE_SECONDS, Heartbeat, Pace, decode, encode
+from fault_tolerance.heartbeat import INTERVAL_SECONDS, Heartbeat, Pace, decode, encode
 from fault_tolerance.keepalived import Adverts
 from fault_tolerance.pair import RUN, STATE, VRRP_RUN, Pair
 from fault_tolerance.pbx import Pbx
@@ -39,10 +40,9 @@ from fault_tolerance.view import SERVING, Link, Obstacle, Rank, Role, Sight, Vie
 from fault_tolerance.vrrp import Keepalived
 
 STEPPED_DOWN_SECONDS = 10.0
-STALL_SECONDS = 0.9
-# Time for keepalived to hear an advert and for the peer link to be dialled anew.
-DEAF_SECONDS = 1.5
 SLOW_SECONDS = 1.75  # centralinod's thread looks each 2 s if it was told nothing: it wakes once for both
+# Of two that serve, the one that came last leaves the other one the time to notice that it was replaced.
+LATECOMER_SECONDS = 3.0
 # How often gateway and witness are asked while the peer falls silent: thrice before it counts as lost.
 HURRY_SECONDS = {Adverts.STANDARD: 0.1, Adverts.FAST: 0.05}
 LONG_AWAY_SECONDS = 5.0
@@ -95,6 +95,7 @@ class Runtime:
         self.guard = AddressGuard(pair, selector, self.executor.background, self.changed)
         self.addresses = self.guard.addresses
         self.claims = Claims(pair, selector, self.changed)
+        self.drawn_away = DrawnAway(pair, selector, self.changed, self.guard.announce_soon)
         self.hearing = Hearing()
         self.restraint = Restraint()
         self.wish, self.forced, self.maintenance = Wish.NONE, False, False
@@ -104,8 +105,8 @@ class Runtime:
         self.role = Role.JOINING
         self.since = time.monotonic()
         self._pace = Pace(INTERVAL_SECONDS[pair.adverts], answers=pair.dials)
-        self._changed, self._followed, self._stopping = True, False, False
-        self._stepped_down_until = self._deaf_until = 0.0
+        self._changed, self._followed, self._stopping, self._hurried = True, False, False, False
+        self._stepped_down_until = 0.0
         # Two nodes that both cannot must not pass the role to and fro.
         self._can_serve = True
         self._handover = Handover()
@@ -160,12 +161,17 @@ class Runtime:
             before = time.monotonic()
             self._note_pause(before - now)
             hurried = self._must_know_soon()
+            if hurried and not self._hurried:
+                # What the gateway answers from now on shall tell of the peer and of nothing before.
+                self.addresses.announce()
+            self._hurried = hurried
             if hurried:
                 sight = min(sight, before + HURRY_SECONDS[self.pair.adverts])
             # The moment at which a silent peer counts as lost is one at which to decide; looks come with the
             # next beat, because each waking costs as much as a look.
-            beat = self._pace.next
-            due_at = min(beat, sight if hurried else beat, self.link.silent_at or beat)
+            beat, lonely = self._pace.next, self._lonely_for()
+            asks = beat if lonely is None else self.drawn_away.due(lonely)
+            due_at = min(beat, asks, sight if hurried else beat, self.link.silent_at or beat)
             limit = 0.0 if self._changed else max(0.0, due_at - before)
             for key, _ in self._selector.select(limit):
                 key.data()
@@ -176,6 +182,9 @@ class Runtime:
                 # On average in time, though never between two beats.
                 sight = max(sight, now - SIGHT_SECONDS) + SIGHT_SECONDS
                 self._look(now)
+            if due or lonely is not None:
+                settled = self.role is Role.MASTER and now - self.since > LATECOMER_SECONDS
+                self.drawn_away.look(now, self.gateway.target, serving=settled, lonely_for=lonely)
             if now >= slow and due:
                 slow = now + SLOW_SECONDS
                 self._look_slowly()
@@ -195,6 +204,12 @@ class Runtime:
         silent = self.link.silent_for()
         falling = silent is not None and silent > 1.5 * INTERVAL_SECONDS[self.pair.adverts]
         return falling and self.role in SERVING and self.link.state is Link.UP
+
+    def _lonely_for(self) -> float | None:
+        """How long a master has been without its peer; None for everybody else."""
+        if self.role is not Role.MASTER or self.pair.cloud or self._link_state is Link.UP:
+            return None
+        return time.monotonic() - self._link_since
 
     def stop(self) -> None:
         """End the loop; the role stays for the next runtime of this boot."""
@@ -224,6 +239,7 @@ class Runtime:
         self.vrrp.close(stop=stop_vrrp and not self.pair.cloud)
         self.addresses.close()
         self.claims.close()
+        self.drawn_away.close()
         self.gateway.close()
         self.witness.close()
         self._database.close()
@@ -320,13 +336,14 @@ class Runtime:
             core_failed=self.core.failed or self.disk_full,
             yielding=self.restraint.yielding(now) and facts.link is Link.UP,
             peer_claims=self.claims.standing,
+            drawn_away=self.drawn_away.standing,
             handed_over=facts.handed_over,
             acquainted=now - self._link_since > ACQUAINTED_BEATS * INTERVAL_SECONDS[self.pair.adverts],
         )
 
     def _vrrp(self) -> Vrrp:
         if not self.pair.cloud:
-            deaf = self.role is Role.SLAVE and time.monotonic() < self._deaf_until
+            deaf = self.role is Role.SLAVE and self.restraint.deaf(time.monotonic())
             return Vrrp.BACKUP if deaf and self.vrrp.state is Vrrp.MASTER else self.vrrp.state
         # Without VRRP the provider is the second signal; without its hook there is none.
         return Vrrp.MASTER if self.role in SERVING or self.provider.peer_is_dead else Vrrp.BACKUP
@@ -334,23 +351,10 @@ class Runtime:
     # --- the loop's parts ---------------------------------------------------------------------------------
 
     def _note_pause(self, seconds: float) -> None:
-        """The loop did not run for so long. A slave that did not listen has not heard a silence, else a node
-        that was frozen would overthrow the master that went on without it."""
-        adverts = self.pair.adverts
-        if seconds > SILENCE_SECONDS[adverts] - 2 * INTERVAL_SECONDS[adverts]:
-            self._deaf_until = time.monotonic() + DEAF_SECONDS
-        if seconds > STALL_SECONDS:
-            self._stalled(seconds)
-
-    def _stalled(self, seconds: float) -> None:
-        """This process, or the whole node, stood still: the peer may be master meanwhile.
-
-        The addresses are given up until the peer has been heard, or has not been for three seconds.
-        """
-        log.warning("this node stood still for %.1f s", seconds)
-        if self.role in SERVING and self.heard is not None:
-            self.restraint.stood_still(time.monotonic())
-        self._changed = True
+        """The loop did not run for so long."""
+        serving = self.role in SERVING and self.heard is not None
+        if self.restraint.note_pause(seconds, time.monotonic(), self.pair.adverts, serving=serving):
+            self._changed = True
 
     def _look(self, now: float) -> None:
         self.gateway.ask()
@@ -450,7 +454,7 @@ class Runtime:
         self._notice_link(now)
         for _ in range(STEPS_AT_ONCE):
             view = self.view()
-            if self.forced and self.wish is Wish.NONE and self._seen_again(view):
+            if self.forced and self.wish is Wish.NONE and view.sees_anybody:
                 self.forced = False
             self._write_verdict(view)
             decision = decide(view)
@@ -479,10 +483,6 @@ class Runtime:
             # After a heal the last announcement may have been the other node's.
             self.guard.announce_soon(now)
         self._on_change()
-
-    @staticmethod
-    def _seen_again(view: View) -> bool:
-        return view.link is Link.UP or Sight.SEEN in (view.gateway, view.witness)
 
     def _write_verdict(self, view: View) -> None:
         if self.pair.cloud:

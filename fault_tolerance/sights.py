@@ -122,7 +122,7 @@ class ThirdParty:
             self._interface = names.get(index, "") if on_wire else ""
             self._source = None if route is None else route.source
             self._own = hardware_addresses().get(self._interface, bytes(6))
-            made = self._open_arp(target) if self._interface else self._open_echo(target)
+            made = self._open_arp(target) if self._interface else open_echo(target)
         except (OSError, CommandFailedError) as error:
             log.debug("%s cannot be asked yet: %s", self.name, error)
             if self._target is not None and self._sight is Sight.UNSET:
@@ -149,13 +149,6 @@ class ThirdParty:
         made.bind((self._interface, ARP))
         return made
 
-    def _open_echo(self, target: Address) -> socket.socket:
-        family = socket.AF_INET if target.version == 4 else socket.AF_INET6
-        protocol = socket.IPPROTO_ICMP if target.version == 4 else socket.IPPROTO_ICMPV6
-        made = socket.socket(family, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
-        made.connect((str(target), 0))
-        return made
-
     def _send(self, out: socket.socket, target: Address) -> None:
         if self._interface:
             own = self._own
@@ -163,13 +156,7 @@ class ThirdParty:
             body = struct.pack("!HHBBH6s4s6s4s", 1, 0x0800, 6, 4, 1, own, source, bytes(6), target.packed)
             out.send(b"\xff" * 6 + own + ARP.to_bytes(2, "big") + body)
             return
-        kind = 8 if target.version == 4 else 128
-        header = struct.pack("!BBHHH", kind, 0, 0, os.getpid() & 0xFFFF, self._asked & 0xFFFF)
-        if target.version == 4:
-            total = sum(struct.unpack("!4H", header))
-            total = (total & 0xFFFF) + (total >> 16)
-            header = header[:2] + struct.pack("!H", ~(total + (total >> 16)) & 0xFFFF) + header[4:]
-        out.send(header)
+        out.send(echo_request(target.version, self._asked))
 
     def _readable(self) -> None:
         """Any answer will do: the filter, or the connected socket, lets only the target's through."""
@@ -181,7 +168,7 @@ class ThirdParty:
             except OSError:
                 # The interface went down (ENETDOWN); the questions that follow are missed.
                 return
-            if self._interface or _is_echo_reply(data, self._target):
+            if self._interface or (self._target is not None and is_echo_reply(data, self._target.version)):
                 self._misses = 0
                 self._asked = 0
                 self._set(Sight.SEEN)
@@ -192,11 +179,42 @@ class ThirdParty:
             self._sight = sight
 
 
-def _is_echo_reply(data: bytes, target: Address | None) -> bool:
-    if target is not None and target.version == 6:
-        return len(data) >= 8 and data[0] == 129
-    length = (data[0] & 15) * 4 if data else 0
-    return len(data) >= length + 8 and data[length] == 0
+def open_echo(target: Address, source: Address | None = None) -> socket.socket:
+    """A raw socket that hears only what `target` sends here, to `source` if it is given. Raises OSError."""
+    family = socket.AF_INET if target.version == 4 else socket.AF_INET6
+    protocol = socket.IPPROTO_ICMP if target.version == 4 else socket.IPPROTO_ICMPV6
+    made = socket.socket(family, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
+    try:
+        made.setblocking(False)
+        if source is not None:
+            made.bind((str(source), 0))
+        made.connect((str(target), 0))
+    except OSError:
+        made.close()
+        raise
+    return made
+
+
+def echo_request(version: int, number: int) -> bytes:
+    """An ICMP echo request of this process for a raw socket; for IPv6 the kernel adds the checksum."""
+    kind = 8 if version == 4 else 128
+    header = struct.pack("!BBHHH", kind, 0, 0, os.getpid() & 0xFFFF, number & 0xFFFF)
+    if version == 4:
+        total = sum(struct.unpack("!4H", header))
+        total = (total & 0xFFFF) + (total >> 16)
+        header = header[:2] + struct.pack("!H", ~(total + (total >> 16)) & 0xFFFF) + header[4:]
+    return header
+
+
+def is_echo_reply(data: bytes, version: int, number: int | None = None) -> bool:
+    """Whether a raw socket's packet is an echo reply, and one to our question of this number if one is given.
+
+    IPv4 brings its own header along.
+    """
+    body = data if version == 6 else data[(data[0] & 15) * 4 :] if data else b""
+    if len(body) < 8 or body[0] != (129 if version == 6 else 0):
+        return False
+    return number is None or struct.unpack("!HH", body[4:8]) == (os.getpid() & 0xFFFF, number & 0xFFFF)
 
 
 def _attach(target: socket.socket, program: list[tuple[int, int, int, int]]) -> None:

@@ -143,6 +143,7 @@ class View:
     until the peer or a third party is seen again. `yielding` is what YIELD_ADDRESSES set.
     `acquainted` says that the two have talked for a while, so that each knows what the other knows.
     `peer_claims` says that the peer's adverts go on although this node serves and cannot talk to it.
+    `drawn_away` says that the gateway sends what is for the shared addresses to another machine.
     `handed_over` says that this node has handed the role to a peer that has acknowledged nothing alone since.
     """
 
@@ -161,6 +162,7 @@ class View:
     core_failed: bool = False
     yielding: bool = False
     peer_claims: bool = False
+    drawn_away: bool = False
     acquainted: bool = True
     handed_over: bool = False
 
@@ -173,6 +175,11 @@ class View:
     def link_up(self) -> bool:
         """Whether the peer's words are fresh."""
         return self.link is Link.UP and self.peer is not None
+
+    @property
+    def sees_anybody(self) -> bool:
+        """Whether the peer or a third party is seen."""
+        return self.link is Link.UP or Sight.SEEN in (self.gateway, self.witness)
 
     @property
     def isolated(self) -> bool:

@@ -87,17 +87,20 @@ class Fault(StrEnum):
 
 @dataclass(frozen=True)
 class Row:
-    """`hold` is the shortest and the longest time in seconds, `alarms` what somebody must have raised by the
-    time the pair is healthy, `person` whether the story needs one to end well. `split` marks the one fault in
-    which two masters cannot be told from one by any of them: that there are two is counted and is no failure,
-    but no row may be lost that was not announced."""
+    """What a fault is expected to do.
+
+    `hold` is the shortest and the longest time in seconds, `alarms` what somebody must have raised by the
+    time the pair is healthy, `person` whether the story needs one to end well. `split` is for how many
+    seconds two masters are no failure, in the one fault that neither can tell from the death of the other:
+    until the gateway has told the old one. They are counted all the same, and no row may be lost.
+    """
 
     play: Play
     hold: tuple[float, float] = (2.0, 8.0)
     move: Move = Move.MUST_NOT
     alarms: frozenset[str] = frozenset()
     person: bool = False
-    split: bool = False
+    split: float = 0.0
 
 
 def _alarms(*names: str) -> frozenset[str]:
@@ -148,7 +151,7 @@ FAULTS: dict[Fault, Row] = {
     Fault.ONE_WAY_FROM_SLAVE_LAN: Row(story.one_way("slave", "lan"), LONG),
     Fault.PARTITION_MASTER: Row(story.partition_master, LONG, Move.MUST, _alarms("peer")),
     Fault.PARTITION_SLAVE: Row(story.partition_slave, LONG, alarms=_alarms("peer", "asynchronous")),
-    Fault.PARTITION_BETWEEN: Row(story.partition_between, LONG, Move.MAY, _alarms("peer"), split=True),
+    Fault.PARTITION_BETWEEN: Row(story.partition_between, LONG, Move.MAY, _alarms("peer"), split=3.0),
     Fault.GATEWAY_GONE: Row(story.gateway_gone, LONG, alarms=_alarms("gateway")),
     Fault.FLAPPING_SERVICE_LINK: Row(story.flapping("lan"), (0.5, 3.0), Move.MAY),
     Fault.FLAPPING_MANAGEMENT_LINK: Row(story.flapping("mgmt"), (0.5, 3.0)),

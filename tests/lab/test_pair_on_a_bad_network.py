@@ -76,6 +76,18 @@ def test_the_network_splits_with_vrrp_alive_and_ssh_dead(pair: PairOfNodes) -> N
     assert pair.holders() == [master]
 
 
+def test_the_nodes_are_cut_off_from_each_other_alone(pair: PairOfNodes) -> None:
+    """The slave takes over, and the gateway, which both see, tells the old master that it was replaced."""
+    master = pair.wait_healthy()
+    slave = pair.other(master)
+    pair.lab.partition([master.name], [slave.name])
+    wait_for(lambda: role(slave) == "master", 30, "the slave's promotion")
+    wait_for(lambda: role(master) == "joining" and pair.holders() == [slave], 10, "the step down")
+    assert "gateway sends" in master.journal("-u", "centralino-peer", "-n", "50")
+    pair.lab.heal()
+    assert pair.wait_healthy() is slave
+
+
 def test_both_cables_of_the_slave(pair: PairOfNodes) -> None:
     master = pair.wait_healthy()
     slave = pair.other(master)

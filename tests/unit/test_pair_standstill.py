@@ -10,7 +10,8 @@ import pytest
 
 from fault_tolerance.heartbeat import INTERVAL_SECONDS, SILENCE_SECONDS
 from fault_tolerance.keepalived import Adverts
-from fault_tolerance.runtime import DEAF_SECONDS, Runtime
+from fault_tolerance.restraint import DEAF_SECONDS, Restraint
+from fault_tolerance.runtime import Runtime
 from fault_tolerance.view import Role, Vrrp
 
 
@@ -20,8 +21,8 @@ def after_a_pause(role: Role, seconds: float, adverts: Adverts = Adverts.STANDAR
         role=role,
         pair=SimpleNamespace(adverts=adverts, cloud=False),
         vrrp=SimpleNamespace(state=Vrrp.MASTER),
-        _deaf_until=0.0,
-        _stalled=lambda _seconds: None,
+        restraint=Restraint(),
+        heard=None,
     )
     Runtime._note_pause(cast(Runtime, runtime), seconds)
     return runtime
@@ -34,9 +35,8 @@ def vrrp(runtime: SimpleNamespace) -> Vrrp:
 def test_a_frozen_slave_does_not_take_its_own_silence_for_the_masters() -> None:
     runtime = after_a_pause(Role.SLAVE, 10.0)
     assert vrrp(runtime) is Vrrp.BACKUP
-    assert runtime._deaf_until <= time.monotonic() + DEAF_SECONDS
-    runtime._deaf_until = time.monotonic()
-    assert vrrp(runtime) is Vrrp.MASTER
+    assert runtime.restraint.deaf(time.monotonic())
+    assert not runtime.restraint.deaf(time.monotonic() + DEAF_SECONDS)
 
 
 def test_a_frozen_master_is_judged_by_what_is() -> None:
