@@ -10,8 +10,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import NoReturn
 
 from daemon import faults
@@ -362,16 +363,15 @@ class Engine:
         self, proposal: Proposal, who: str, comment: str, confirm_seconds: int, progress: Progress
     ) -> Applied:
         current = self._store.head.current
-        revision = self._store.add(proposal.settings, who, comment)
-        try:
-            self._move(replace(self._store.head, intent=Intent(revision.revision, Phase.APPLYING)))
-        except StorageError:
-            self._note_state(revision.revision, RevisionState.FAILED, "the disk refused the intent")
-            raise
         old, new = self._settings, proposal.settings
+        with self._trial_begins(proposal.changes, old, confirm_seconds):
+            revision = self._store.add(proposal.settings, who, comment)
+            try:
+                self._move(replace(self._store.head, intent=Intent(revision.revision, Phase.APPLYING)))
+            except StorageError:
+                self._note_state(revision.revision, RevisionState.FAILED, "the disk refused the intent")
+                raise
         try:
-            if confirm_seconds:
-                self._guard(lambda guard: guard.trial_begins(proposal.changes, old, confirm_seconds))
             self._run(proposal.changes, progress)
             if confirm_seconds:
                 deadline = self._clock.seconds() + confirm_seconds
@@ -394,6 +394,26 @@ class Engine:
             self._settings = old
             self._undo(proposal.changes, old, new, revision.revision, error)
         return Applied(revision.revision, None, proposal)
+
+    @contextlib.contextmanager
+    def _trial_begins(self, changes: Sequence[Change], old: Settings, seconds: int) -> Iterator[None]:
+        """Have the guards look at the box while the disk takes the intent: neither needs the other.
+
+        Both are done when the block is left; if the intent could not be written, the trial ends again.
+        """
+        if not seconds:
+            yield
+            return
+        look = partial(self._guard, lambda guard: guard.trial_begins(changes, old, seconds))
+        looking = threading.Thread(target=look, name="trial")
+        looking.start()
+        try:
+            yield
+        except BaseException:
+            looking.join()
+            self._guard(lambda guard: guard.trial_ends())
+            raise
+        looking.join()
 
     def _return_if_troubled(self, intent: Intent, new: Settings) -> None:
         """Do not wait for the deadline when the box itself sees that it is cut off."""

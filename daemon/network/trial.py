@@ -132,6 +132,8 @@ class Trial:
 
     def _session(self, _new: Settings) -> str | None:
         """Sessions to an address that the box still has must live; others end by the admin's own wish."""
+        if not self._before.ways:
+            return None
         own = {address.ip for link in self._look(LIMIT_SECONDS).links.values() for address in link.addresses}
         kept = {session: way for session, way in self._before.ways.items() if session.local in own}
         for session, way in kept.items():
