@@ -55,7 +55,6 @@ class Policy:
     """
 
     mode: Mode
-    open_sip: bool = True
     media: tuple[int, int] = (MEDIA.first, MEDIA.last)
     relay: tuple[int, int] = (TURN_RELAY.first, TURN_RELAY.last)
     local: tuple[Network, ...] = PRIVATE_NETWORKS

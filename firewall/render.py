@@ -205,9 +205,8 @@ def _rules(policy: Policy) -> Iterator[str]:
         yield f"input {ip} saddr @blocked_until{version} {never} counter drop"
         # A forged datagram can have a source banned; a phone that has authenticated from there stays.
         yield f"input {ip} saddr @banned{version} {never} {ip} saddr != @phones{version} counter drop"
-    if policy.open_sip:
-        # Before `established`: a scanner's flow is established after the first answer.
-        yield f"input udp dport {SIP_PORTS_UDP} jump sip_udp"
+    # Before `established`: a scanner's flow is established after the first answer.
+    yield f"input udp dport {SIP_PORTS_UDP} jump sip_udp"
     yield "input ct state established,related accept"
     yield "input ct state new jump open"
     yield from _guard_udp(policy)
@@ -281,18 +280,18 @@ def _open(policy: Policy) -> Iterator[str]:
         yield f"open {ip} saddr @allowed{version} goto open_trusted"
         yield f"open iifname != @public_interfaces {ip} saddr @local{version} jump open_local"
     for service in _services(policy, Zone.PUBLIC):
-        yield from _admit(policy, service, "open")
+        yield from _admit(service, "open")
     for service, networks in policy.extra:
         if not networks:
-            yield from _admit(policy, service, "open")
+            yield from _admit(service, "open")
         for version, _, ip in VERSIONS:
             members = ", ".join(str(network) for network in family(networks, version))
             if members:
-                yield from _admit(policy, service, f"open {ip} saddr {{ {members} }}")
+                yield from _admit(service, f"open {ip} saddr {{ {members} }}")
     for service in _services(policy, Zone.LOCAL):
-        yield from _admit(policy, service, "open_local")
+        yield from _admit(service, "open_local")
     for service in _services(policy, Zone.TRUSTED):
-        yield from _admit(policy, service, "open_trusted")
+        yield from _admit(service, "open_trusted")
 
 
 def _services(policy: Policy, zone: Zone) -> Iterator[Service]:
@@ -303,9 +302,7 @@ def _services(policy: Policy, zone: Zone) -> Iterator[Service]:
         yield replace(service, first=first, last=last)
 
 
-def _admit(policy: Policy, service: Service, where: str) -> Iterator[str]:
-    if service.guard is not Guard.NONE and not policy.open_sip:
-        return
+def _admit(service: Service, where: str) -> Iterator[str]:
     if service.guard is Guard.SIP_STREAM:
         yield f"{where} tcp dport {service.ports} jump sip_stream"
     word = "tcp" if service.protocol is Protocol.TCP else "udp"

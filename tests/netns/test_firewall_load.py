@@ -82,7 +82,6 @@ extra_services = st.builds(
 policies = st.builds(
     Policy,
     mode=st.sampled_from(Mode),
-    open_sip=st.booleans(),
     local=several,
     trusted=several,
     management=several,

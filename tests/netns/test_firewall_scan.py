@@ -139,12 +139,6 @@ def test_management_reaches_ssh_besides(pair: Pair, version: int) -> None:
     assert found == ports_of(services(Mode.CLOUD, Zone.PUBLIC)) | {SSH}
 
 
-def test_a_silent_slave_shows_no_sip(pair: Pair) -> None:
-    found = pair.open_ports(Policy(Mode.STANDARD, open_sip=False), 4, "lan")
-    assert not any(port in range(5060, 5072) for _, port in found)
-    assert ("tcp", 443) in found
-
-
 def test_a_blocked_scanner_reaches_nothing(pair: Pair) -> None:
     from firewall.policy import TimedNetwork
 

@@ -58,12 +58,6 @@ def test_moved_ranges_of_audio_and_relay_are_what_is_open() -> None:
     assert ("udp", "20001-25000") in accepted(render(replace(built, mode=Mode.CLOUD)), "open")
 
 
-def test_a_silent_slave_opens_no_sip_port() -> None:
-    script = render(Policy(Mode.CLOUD, open_sip=False))
-    assert accepted(script, "open") == {pair for pair in CLOUD_INBOUND if not pair[1].startswith("50")}
-    assert "jump sip_udp" not in script
-
-
 def test_every_table_entry_cites_its_requirement_and_is_a_valid_range() -> None:
     for mode, zones in TABLE.items():
         for zone in zones:
