@@ -199,11 +199,11 @@ class Runtime:
             self.guard.announce_due(now)
 
     def _must_know_soon(self) -> bool:
-        """Whether a master's peer is falling silent: if this node is the one that is cut off, it must have
-        closed its database before the slave opens its own."""
+        """Whether the peer is falling silent: a node that is cut off must know it before silence has meaning.
+        As master it closes its database before the slave opens its own, as slave it leaves its own closed."""
         silent = self.link.silent_for()
         falling = silent is not None and silent > 1.5 * INTERVAL_SECONDS[self.pair.adverts]
-        return falling and self.role in SERVING and self.link.state is Link.UP
+        return falling and self.role in SERVING | {Role.SLAVE} and self.link.state is Link.UP
 
     def _lonely_for(self) -> float | None:
         """How long a master has been without its peer; None for everybody else."""
