@@ -80,15 +80,22 @@ def register(description: Path, region: str | None, bucket: str | None, dry_run:
     chosen_bucket = bucket or document["bucket"]
     if not chosen_bucket:
         raise InputError("no bucket is named", "give --bucket, or set output.ami.bucket in the profile")
+    # None: what the AWS configuration of this host says.
+    chosen_region = region or (str(document["region"]) if document["region"] else None)
     if dry_run:
         calls = planned_calls(document, str(chosen_bucket))
         show(
             [
-                {"service": service, "operation": name, "parameters": values}
+                {"region": chosen_region, "service": service, "operation": name, "parameters": values}
                 for service, name, values in calls
             ],
             as_json=as_json,
-            text="\n".join(f"{service}.{name} {json.dumps(values)}" for service, name, values in calls),
+            text="\n".join(
+                [
+                    f"region: {chosen_region or 'the one of the AWS configuration'}",
+                    *(f"{service}.{name} {json.dumps(values)}" for service, name, values in calls),
+                ]
+            ),
         )
         return
     disk = description.with_name(str(document["file"]))
@@ -98,7 +105,7 @@ def register(description: Path, region: str | None, bucket: str | None, dry_run:
         import boto3
     except ImportError as error:
         raise HostError("this host lacks boto3", "pip install 'centralino[build,aws]'") from error
-    session = boto3.Session(region_name=region or (str(document["region"]) if document["region"] else None))
+    session = boto3.Session(region_name=chosen_region)
     registrar = Registrar(
         session.client("s3"),
         session.client("ec2"),

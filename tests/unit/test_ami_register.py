@@ -120,6 +120,14 @@ def test_dry_run_prints_the_calls_and_makes_none(document: dict[str, object], tm
         "s3.upload_file", "ec2.import_snapshot", "ec2.describe_import_snapshot_tasks", "s3.delete_object",
         "ec2.register_image", "ec2.create_tags",
     ]  # fmt: skip
+    assert {each["region"] for each in json.loads(result.output)} == {document["region"]}
+
+
+def test_dry_run_names_the_region_that_was_asked_for(document: dict[str, object], tmp_path: Path) -> None:
+    file = tmp_path / "x.ami.json"
+    file.write_text(json.dumps(document))
+    words = ["register", str(file), "--bucket", BUCKET, "--region", "eu-south-2", "--dry-run"]
+    assert CliRunner().invoke(ami, words).output.startswith("region: eu-south-2\n")
 
 
 def test_another_file_is_refused(tmp_path: Path) -> None:
