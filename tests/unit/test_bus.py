@@ -2,150 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import json
 import os
 import pwd
 import re
-import shutil
-import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from gi.repository import Gio, GLib
 
-from daemon.bus import BUS_NAME, OBJECT_PATH, connect, introspection, leaks_invocations, methods_of_interface
-from daemon.clock import Clock
+from daemon.bus import BUS_NAME, OBJECT_PATH, introspection, leaks_invocations, methods_of_interface
+from tests.support.running_daemon import LIMIT_SECONDS, Client, Running, wait_for
 from tests.support.users import as_other_user
 
-LIMIT_SECONDS = 30.0
-CALL_LIMIT_MILLISECONDS = 20_000
 NOBODY = 65534
-BUS_CONFIGURATION = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
- "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
-<busconfig><listen>unix:path={socket}</listen><auth>EXTERNAL</auth>
-<policy context="default"><allow user="*"/><allow own="*"/><allow send_destination="*"/>
-<allow receive_sender="*"/></policy></busconfig>
-"""
-
-
-def wait_for(condition: Callable[[], object], what: str, limit_seconds: float = LIMIT_SECONDS) -> None:
-    end = time.monotonic() + limit_seconds
-    while not condition():
-        assert time.monotonic() < end, f"{what} did not happen within {limit_seconds} s"
-        time.sleep(0.02)
-
-
-class Client:
-    """One connection of one user; the calls are those of pydbus underneath, with their error names."""
-
-    def __init__(self, address: str) -> None:
-        self.bus = connect(address)
-
-    def call(self, name: str, *arguments: str | int) -> str:
-        interface, _, method = name.partition(".")
-        signature = "".join("u" if isinstance(argument, int) else "s" for argument in arguments)
-        value = self.bus.con.call_sync(
-            BUS_NAME,
-            OBJECT_PATH,
-            f"{BUS_NAME}.{interface}",
-            method,
-            GLib.Variant(f"({signature})", arguments),
-            None,
-            Gio.DBusCallFlags.NONE,
-            CALL_LIMIT_MILLISECONDS,
-            None,
-        ).unpack()
-        return str(value[0]) if value else ""
-
-    def read(self, name: str, *arguments: str | int) -> object:
-        return json.loads(self.call(name, *arguments))
-
-    def refused(self, name: str, *arguments: str | int) -> tuple[str, str]:
-        with pytest.raises(GLib.Error) as caught:
-            self.call(name, *arguments)
-        error = caught.value
-        remote = Gio.DBusError.get_remote_error(error) or ""
-        return remote.removeprefix("org.centralino.Error."), error.message
-
-    def finished(self, job: str) -> dict[str, object]:
-        found: dict[str, object] = {}
-
-        def ended() -> bool:
-            found.update(json.loads(self.call("Jobs1.Get", job)))
-            return found["state"] in ("done", "failed", "cancelled")
-
-        wait_for(ended, f"the end of job {job}")
-        return found
-
-
-class Running:
-    """The bus and the daemon."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.root = directory / "root"
-        (self.root / "etc/centralino").mkdir(parents=True)
-        # pytest's directories are closed to other users, and the bus is for all of them.
-        self.open = Path(tempfile.mkdtemp(prefix="centralino-bus-"))
-        self.open.chmod(0o755)
-        self.address = f"unix:path={self.open}/bus"
-        configuration = directory / "bus.conf"
-        configuration.write_text(BUS_CONFIGURATION.format(socket=self.open / "bus"))
-        self.bus = subprocess.Popen(["dbus-daemon", f"--config-file={configuration}", "--nofork"])
-        wait_for(self.bus_listens, "the bus")
-        self.daemon: subprocess.Popen[bytes] | None = None
-
-    def bus_listens(self) -> bool:
-        with socket.socket(socket.AF_UNIX) as probe:
-            return probe.connect_ex(f"{self.open}/bus") == 0
-
-    def start(self, *prefix: str, **environment: str) -> None:
-        program = [sys.executable, "-m", "daemon.main", "--bus", self.address, "--root", str(self.root)]
-        self.daemon = subprocess.Popen(
-            [*prefix, *program],
-            env={**os.environ, **environment},
-            stderr=(self.directory / "log").open("ab"),
-        )
-        client = Client(self.address)
-        wait_for(lambda: client.bus.dbus.NameHasOwner(BUS_NAME), "the daemon's name")
-        jobs = client.read("Jobs1.List")
-        assert isinstance(jobs, list)
-        client.finished(jobs[-1]["id"])
-
-    def stop(self, number: int = signal.SIGTERM) -> int:
-        assert self.daemon is not None
-        self.daemon.send_signal(number)
-        return self.daemon.wait(LIMIT_SECONDS)
-
-    def close(self) -> None:
-        for process in (self.daemon, self.bus):
-            if process is not None and process.poll() is None:
-                process.kill()
-                process.wait()
-        shutil.rmtree(self.open)
-
-    def log(self) -> str:
-        return (self.directory / "log").read_text()
-
-    def audit(self) -> list[dict[str, object]]:
-        file = self.root / "var/log/centralino/audit.jsonl"
-        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-
-    def memory_kilobytes(self) -> int:
-        assert self.daemon is not None
-        status = Path(f"/proc/{self.daemon.pid}/status").read_text()
-        found = re.search(r"VmRSS:\s+(\d+)", status)
-        assert found
-        return int(found.group(1))
 
 
 @pytest.fixture(scope="module")
@@ -520,109 +395,3 @@ def test_calls_do_not_leak(own: Running) -> None:
     for _ in range(2000):
         client.refused("Settings1.Get", "x" * 20_000)
     assert own.memory_kilobytes() - before < 4000
-
-
-def test_it_ends_cleanly_and_goes_on_where_it_was(own: Running) -> None:
-    own.start()
-    client = Client(own.address)
-    client.finished(client.call("Settings1.Apply", json.dumps({"node": {"hostname": "kept"}}), "{}"))
-    assert own.stop() == 0
-    assert "Traceback" not in own.log()
-    own.start()
-    answer = Client(own.address).read("Settings1.Get", "node.hostname")
-    assert answer == {"revision": 2, "settings": "kept"}
-
-
-def test_killed_while_unconfirmed_it_still_returns(own: Running) -> None:
-    own.start()
-    client = Client(own.address)
-    client.finished(
-        client.call("Settings1.Apply", json.dumps({"node": {"hostname": "risky"}}), '{"confirm_seconds": 3}')
-    )
-    assert (own.root / "etc/hostname").read_text() == "risky\n"
-    own.stop(signal.SIGKILL)
-    own.start()
-    wait_for(lambda: (own.root / "etc/hostname").read_text() == "centralino\n", "the return")
-    client = Client(own.address)
-    wait_for(lambda: client.call("Settings1.History", 1).find("rolled_back") > 0, "the record")
-
-
-def test_a_second_daemon_does_not_take_the_name(own: Running) -> None:
-    own.start()
-    second = subprocess.run(
-        [sys.executable, "-m", "daemon.main", "--bus", own.address, "--root", str(own.directory / "other")],
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_SECONDS,
-        check=False,
-    )
-    assert second.returncode == 9
-    assert "does another centralinod run?" in second.stderr
-    assert Client(own.address).read("Jobs1.List") is not None
-
-
-def test_a_bus_that_goes_away_ends_the_daemon_with_an_error(own: Running) -> None:
-    own.start()
-    own.bus.kill()
-    assert own.daemon is not None
-    assert own.daemon.wait(LIMIT_SECONDS) == 9
-
-
-def test_a_damaged_disk_is_a_reason_not_a_crash(own: Running) -> None:
-    own.start()
-    client = Client(own.address)
-    client.finished(client.call("Settings1.Apply", json.dumps({"node": {"hostname": "one"}}), "{}"))
-    own.stop(signal.SIGKILL)
-    (own.root / "var/lib/centralino/revisions/00000002.json").write_bytes(b"\0" * 100)
-    own.start()
-    status = Client(own.address).read("System1.Status")
-    assert isinstance(status, dict)
-    assert (status["healthy"], status["revision"]) == (False, 1)
-    assert any("revision 2 cannot be used" in reason for reason in status["reasons"])
-    assert (own.root / "etc/hostname").read_text() == "centralino\n"
-
-
-def test_a_log_that_cannot_be_written_is_a_reason_and_calls_go_on(own: Running) -> None:
-    logs = own.root / "var/log"
-    logs.mkdir(parents=True)
-    (logs / "centralino").write_text("in the way")
-    own.start()
-    client = Client(own.address)
-    client.call("Settings1.SetSecret", "mail", "x", "")
-    status = client.read("System1.Status")
-    assert isinstance(status, dict)
-    assert any("audit log goes to the journal" in reason for reason in status["reasons"])
-    assert '"method": "Settings1.SetSecret"' in own.log()
-
-
-def test_systemd_is_told(own: Running) -> None:
-    path = own.directory / "notify"
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
-        listener.bind(str(path))
-        listener.settimeout(LIMIT_SECONDS)
-        own.start(NOTIFY_SOCKET=str(path), WATCHDOG_USEC="500000")
-        heard = ""
-        with contextlib.suppress(TimeoutError):
-            while heard.count("WATCHDOG=1") < 2:
-                heard += listener.recv(4096).decode() + "\n"
-        assert own.stop() == 0
-        listener.settimeout(0.2)
-        with contextlib.suppress(TimeoutError):
-            while True:
-                heard += listener.recv(4096).decode() + "\n"
-    assert heard.startswith(("READY=1\nSTATUS=revision", "STATUS=revision"))
-    assert "READY=1" in heard
-    assert "STOPPING=1" in heard
-
-
-def test_the_clock_counts_and_names_the_boot(tmp_path: Path) -> None:
-    marker = tmp_path / "run" / "boot"
-    clock = Clock(marker)
-    assert clock.seconds() <= clock.seconds()
-    first = clock.boot()
-    assert first
-    assert Clock(marker).boot() == first
-    marker.unlink()
-    assert clock.boot() not in ("", first)
-    (tmp_path / "file").write_text("")
-    assert Clock(tmp_path / "file" / "boot").boot() == ""
