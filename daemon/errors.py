@@ -5,13 +5,12 @@ The D-Bus error name and the process exit code derive from the class, so that bu
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 BUS_ERROR_PREFIX = "org.centralino.Error."
 
 
-@dataclass(frozen=True)
-class Problem:
+class Problem(NamedTuple):
     """One thing that is wrong with a settings document or with the box.
 
     `path` is the dotted path of the field (`network.interfaces.eth0.gateway`), `message` says what is
@@ -29,7 +28,7 @@ class Problem:
 
     def as_json(self) -> dict[str, object]:
         """Keys `path`, `message`, `remedy`, `fatal`."""
-        return asdict(self)
+        return self._asdict()
 
 
 class CentralinoError(Exception):
