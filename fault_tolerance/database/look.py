@@ -215,17 +215,17 @@ class Lag:
 def slave_state(own: Look | None, said: Said | None, lag: float | None, now: float) -> ReplicaState:
     """What a slave's replica is worth at this moment.
 
-    A peer that died says nothing any more: then its last words count, and a replica whose connection went
-    with it is as good as it was.
+    A peer that died says nothing any more, nor does one whose database does: then the last words count, and a
+    replica whose connection went with it is as good as it was.
     """
     if own is None:
         return ReplicaState(frozenset({Obstacle.REPLICA_BROKEN}), lag, None, "the database does not answer")
-    fresh = said is not None and now - said.moment <= FRESH_SECONDS
+    told = said is not None and said.answers and now - said.moment <= FRESH_SECONDS
     if not own.configured:
         return ReplicaState(
             frozenset({Obstacle.REPLICA_BROKEN}), lag, None, "the database does not replicate from the peer"
         )
-    if not own.applying or (fresh and not own.receiving and own.trouble):
+    if not own.applying or (told and not own.receiving and own.trouble):
         why = own.trouble or "somebody stopped it"
         return ReplicaState(
             frozenset({Obstacle.REPLICA_BROKEN}), lag, None, f"replication stands still: {why}"
@@ -234,7 +234,7 @@ def slave_state(own: Look | None, said: Said | None, lag: float | None, now: flo
         return ReplicaState(
             frozenset({Obstacle.REPLICA_BEHIND}), lag, None, "the peer has not said where it stands"
         )
-    if said.answers and said.writable and not said.synchronous:
+    if said.writable and not said.synchronous:
         return ReplicaState(
             frozenset({Obstacle.REPLICA_BEHIND}),
             lag,

@@ -138,8 +138,7 @@ FAULTS: dict[Fault, Row] = {
     Fault.KILL_CORE_SLAVE: Row(_unit(CORE, KILL, slave=True)),
     Fault.KILL_DATABASE_MASTER: Row(_unit(DATABASE, KILL), move=Move.MAY),
     Fault.FREEZE_DATABASE_MASTER: Row(_unit(DATABASE, STOP), (4.0, 25.0), Move.MAY),
-    # The supervision tries to start it for half a minute before it gives the role away.
-    Fault.FORBID_DATABASE_MASTER: Row(story.forbid(DATABASE), (42.0, 55.0), Move.MUST, person=True),
+    Fault.FORBID_DATABASE_MASTER: Row(story.forbid(DATABASE), (12.0, 25.0), Move.MUST, person=True),
     Fault.KILL_DATABASE_SLAVE: Row(_unit(DATABASE, KILL, slave=True)),
     Fault.FREEZE_DATABASE_SLAVE: Row(_unit(DATABASE, STOP, slave=True), LONG, alarms=_alarms("asynchronous")),
     Fault.SERVICE_LINK_MASTER: Row(story.links("master", "lan"), LONG, Move.MUST),

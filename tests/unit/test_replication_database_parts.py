@@ -67,6 +67,12 @@ def test_a_closed_master_is_replaced_only_with_everything_it_had() -> None:
 def test_a_master_whose_database_died_counts_by_its_last_words() -> None:
     dead = Said(12.0, writable=True, synchronous=True, sequence=5, answers=False)
     assert slave_state(WELL, dead, 0.0, 12.0).obstacles == frozenset()
+    cut = replace(WELL, receiving=False, trouble="error connecting to master")
+    assert slave_state(cut, dead, 0.0, 12.0).obstacles == frozenset()
+    assert slave_state(cut, replace(dead, synchronous=False), 0.0, 12.0).obstacles == {
+        Obstacle.REPLICA_BEHIND
+    }
+    assert slave_state(cut, replace(dead, answers=True), 0.0, 12.0).obstacles == {Obstacle.REPLICA_BROKEN}
 
 
 @pytest.mark.parametrize(
