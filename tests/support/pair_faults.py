@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pair_of_nodes import PairOfNodes, centralino
 
 from appliance.lab import Node
+from appliance.lab_host import execute
 
 SIP_TABLE = "centralino_role"
 # Asks the role runtime itself, so that centralinod may be frozen meanwhile.
@@ -102,3 +103,5 @@ def _instead_of(node: Node, program: str, wrapper: str) -> Iterator[None]:
         real = node.path(f"{program}.real")
         if real.exists():
             real.replace(node.path(program))
+            # Nor the next one, of a story that cuts this node's power.
+            execute(["sync", "-f", str(node.path(program))])
