@@ -74,6 +74,8 @@ def test_the_slave_does_not_take_over_by_itself_and_not_while_its_peer_serves(pa
 
 def test_the_four_steps_by_hand(pair: PairOfNodes) -> None:
     old, new = pair.first, pair.second
+    # What status shows of a slave that has the data of this mastery; one that does not may not serve.
+    wait_for(lambda: status(new)["mastered"] == status(old)["mastered"], 30, "a slave with the master's data")
     done = centralino(old, "fault-tolerance", "role", "off", "--yes")
     assert done.ok, done.errors
     # Step 2 is the provider's console.
