@@ -177,7 +177,8 @@ def test_a_slave_that_does_not_confirm_is_an_alarm_and_a_reason(pair: PairOfNode
     assert isinstance(shown, dict)
     assert shown["synchronous"] is False
     assert "does not confirm" in shown["detail"]
-    assert status(slave)["obstacles"] != []
+    # What status shows is told every other second unless the role or its reason changes.
+    wait_for(lambda: status(slave)["obstacles"] != [], 5, "the obstacle")
     slave.signal_unit("mariadb.service", signal.SIGCONT)
     wait_for(lambda: "pair.asynchronous" not in alarms(), 90, "the end of the alarm")
     pair.wait_healthy()
