@@ -66,6 +66,8 @@ DOUBT_SECONDS = 3.0
 SHORT_LIMIT_SECONDS = 3.0
 RESTART_LIMIT_SECONDS = 300.0
 ANSWER_LIMIT_SECONDS = 60.0
+# Recovery after a power loss can fail for good. A person decides then, for the old data may hold more.
+NEW_COPY = "if it cannot start any more, this takes a new copy: centralino replication start --what db"
 
 
 @dataclass(frozen=True)
@@ -219,6 +221,8 @@ class MariaDb:
             )
         obstacles = found.obstacles
         details = [self._note or found.detail]
+        if own is None and self._aim is Aim.FOLLOWING:
+            details.append(NEW_COPY)
         if self._seed_share is not None:
             obstacles = frozenset({Obstacle.SEEDING})
             details = [self._seed_text]

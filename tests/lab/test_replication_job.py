@@ -184,6 +184,19 @@ def test_a_slave_that_does_not_confirm_is_an_alarm_and_a_reason(pair: PairOfNode
     pair.wait_healthy()
 
 
+def test_a_database_that_cannot_start_any_more_is_copied_anew(pair: PairOfNodes) -> None:
+    """A power loss can be more than MariaDB's recovery gets over: status names the way out, and it works."""
+    slave = pair.second
+    spoiled = "systemctl kill --signal=SIGKILL mariadb; truncate -s 0 /var/lib/mysql/data/ib_logfile0"
+    slave.run(["sh", "-c", spoiled])
+    way_out = "replication start --what db"
+    wait_for(lambda: way_out in str(status(slave)["database"]), 60, "the way out in status")
+    done = start(slave, "db")
+    assert done.ok, done.errors
+    pair.wait_healthy()
+    assert way_out not in str(status(slave)["database"])
+
+
 def test_everything_at_once_and_wrong_places_are_told(pair: PairOfNodes) -> None:
     spoil(pair.second)
     done = start(pair.second, "all")

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pair_of_nodes import PairOfNodes, centralino
 
 from appliance.lab import Node
-from appliance.lab_host import execute
 
 SIP_TABLE = "centralino_role"
 # Asks the role runtime itself, so that centralinod may be frozen meanwhile.
@@ -90,7 +89,8 @@ exec /usr/bin/systemctl.real "$@"
 
 @contextmanager
 def _instead_of(node: Node, program: str, wrapper: str) -> Iterator[None]:
-    node.run(["cp", "-a", program, f"{program}.real"])
+    # A restoring that fell into a power loss has left the stand-in, which does nothing without its order.
+    node.run(["sh", "-c", f"[ -e {program}.real ] || cp -a {program} {program}.real"])
     node.run(["tee", f"{program}.new"], input_text=wrapper)
     node.run(["chmod", "755", f"{program}.new"])
     node.run(["mv", f"{program}.new", program])
@@ -103,5 +103,3 @@ def _instead_of(node: Node, program: str, wrapper: str) -> Iterator[None]:
         real = node.path(f"{program}.real")
         if real.exists():
             real.replace(node.path(program))
-            # Nor the next one, of a story that cuts this node's power.
-            execute(["sync", "-f", str(node.path(program))])
