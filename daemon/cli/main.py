@@ -6,6 +6,7 @@ import importlib
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 
 import click
 
@@ -145,7 +146,8 @@ def main() -> None:
         code = READER_GONE
     except OSError as error:
         _abandon_stdout()
-        print(f"centralino: the output could not be written: {error.strerror}", file=sys.stderr)
+        with suppress(OSError):  # a terminal that went away takes both with it
+            print(f"centralino: the output could not be written: {error.strerror}", file=sys.stderr)
         code = StorageError.exit_code
     leave(code)
 
