@@ -27,6 +27,9 @@ GIVE_UP_SECONDS = 2.0
 # Looks that are further apart than this do not tell what was between them: the node may have stood still.
 LONGEST_BLINK_SECONDS = 1.0
 
+# A replica that is ready and gets nothing of what its peer has: for how long, and how often it hung up.
+DROUGHT_SECONDS, DROUGHT_BREAKS = 60.0, 2
+
 
 class Aim(StrEnum):
     """What the database of this node shall be; the keeper brings it back there."""
@@ -187,6 +190,42 @@ class Patience:
             return own
         waited = own.moment - self._since
         return replace(own, late=waited >= LATE_SECONDS, hopeless=waited >= GIVE_UP_SECONDS)
+
+
+class Drought:
+    """Notices a peer that has more, but of whose log nothing comes: it cannot be read any more.
+
+    A full disk can leave half an event in a log. The server then sends nothing and says nothing; the replica
+    hangs up after some seconds and asks anew, for ever. One large transaction takes long as well, but its
+    connection holds.
+    """
+
+    def __init__(self) -> None:
+        self._received = GtidState()
+        self._receiving = True
+        self._since: float | None = None
+        self._breaks = 0
+
+    def judge(self, own: Look, said: Said | None) -> bool:
+        """Whether to wait any longer is in vain, by what was seen all the time."""
+        lacks = (
+            said is not None
+            and said.answers
+            and said.writable
+            and own.moment - said.moment <= FRESH_SECONDS
+            and said.sequence > max(own.received.sequence, own.state.sequence)
+            and own.configured
+            and own.applying
+        )
+        if not lacks or self._since is None or own.received != self._received:
+            self._since = own.moment if lacks else None
+            self._received, self._breaks = own.received, 0
+        elif self._receiving and not own.receiving:
+            self._breaks += 1
+        self._receiving = own.receiving
+        if self._since is None:
+            return False
+        return own.moment - self._since >= DROUGHT_SECONDS and self._breaks >= DROUGHT_BREAKS
 
 
 class Lag:

@@ -39,6 +39,7 @@ from fault_tolerance.database.gtid import Comparison, GtidState, classify, parse
 from fault_tolerance.database.look import (
     FRESH_SECONDS,
     Aim,
+    Drought,
     Lag,
     Look,
     Patience,
@@ -111,6 +112,7 @@ class MariaDb:
         self._peer_position = GtidState()
         self._lag = Lag()
         self._patience = Patience()
+        self._drought, self._dry = Drought(), False
         self._note = ""
         self._kept: Path | None = None
         self._peer_kept = ""
@@ -485,6 +487,7 @@ class MariaDb:
         well = seen.on_both or (seen.receiving and seen.applying)
         self._calm = well and before is not None and seen == replace(before, moment=now)
         self._look = self._patience.judge(seen)
+        self._dry = self._aim is Aim.FOLLOWING and self._drought.judge(seen, self._said)
 
     def _end_watching(self) -> None:
         watching, self._watching = self._watching, None
@@ -520,6 +523,9 @@ class MariaDb:
         elif self._aim is Aim.FOLLOWING and self._strayed(seen, now):
             self._retry_after = now + RETRY_SECONDS
             self._begin_to_follow(SHORT_LIMIT_SECONDS)
+        elif self._aim is Aim.FOLLOWING and self._dry:
+            self._dry, self._drought = False, Drought()
+            self._replace(seen.state, self._peer_position, "the peer has more, but its log cannot be read")
 
     def _strayed(self, seen: Look, now: float) -> bool:
         said = self._said

@@ -197,6 +197,29 @@ def test_a_database_that_cannot_start_any_more_is_copied_anew(pair: PairOfNodes)
     assert way_out not in str(status(slave)["database"])
 
 
+def test_a_master_whose_log_cannot_be_read_has_its_slave_copied_anew(pair: PairOfNodes) -> None:
+    """A full disk can leave half an event: the slave asks for ever and is given nothing. It helps itself."""
+    master, slave = pair.wait_healthy(), pair.second
+    master.run(["mariadb", "-e", "CREATE TABLE centralino.holes (n INT PRIMARY KEY, text TEXT)"])
+    pair.wait_healthy()
+    slave.link_down("mgmt")
+    wait_for(lambda: "lost" in str(status(slave).get("link")), 15, "the lost link")
+    write = "REPLACE INTO centralino.holes (n, text) VALUES ({}, 'in a log with a hole')"
+    for number in range(1, 4):
+        master.run(["mariadb", "-e", write.format(number)])
+    hole = (
+        "log=$(ls -t /var/lib/mysql/data/centralino-bin.0* | head -1); "
+        "dd if=/dev/zero of=$log bs=1 count=200 conv=notrunc seek=$(($(stat -c %s $log) - 500)) 2>/dev/null"
+    )
+    master.run(["sh", "-c", hole])
+    slave.link_up("mgmt")
+    copied = "its log cannot be read"
+    wait_for(
+        lambda: copied in slave.journal("-u", "centralino-peer", "-n", "200"), 180, "the order for a new copy"
+    )
+    assert pair.wait_healthy() is master
+
+
 def test_everything_at_once_and_wrong_places_are_told(pair: PairOfNodes) -> None:
     spoil(pair.second)
     done = start(pair.second, "all")

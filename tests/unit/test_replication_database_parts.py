@@ -23,6 +23,7 @@ from fault_tolerance.database.forward import user_of
 from fault_tolerance.database.gtid import GtidState, parse
 from fault_tolerance.database.look import (
     ARRIVAL_SECONDS,
+    Drought,
     Lag,
     Look,
     Patience,
@@ -73,6 +74,35 @@ def test_a_master_whose_database_died_counts_by_its_last_words() -> None:
         Obstacle.REPLICA_BEHIND
     }
     assert slave_state(cut, replace(dead, answers=True), 0.0, 12.0).obstacles == {Obstacle.REPLICA_BROKEN}
+
+
+def drought(*, breaks: int, more: int = 6, gains: bool = False) -> list[bool]:
+    """Two minutes of a slave whose connection breaks so often; `more` is where the peer stands."""
+    patience, found = Drought(), []
+    for second in range(120):
+        broken = second % (120 // breaks) == 5 if breaks else False
+        received = parse(f"0-1-{5 + second // 30}") if gains else WELL.received
+        own = replace(WELL, moment=float(second), received=received, receiving=not broken)
+        found.append(patience.judge(own, Said(float(second), True, False, sequence=more)))
+    return found
+
+
+def test_a_peer_whose_log_cannot_be_read_is_noticed() -> None:
+    """Half an event in it, from a full disk: the server says nothing, the replica asks anew for ever."""
+    found = drought(breaks=20)
+    assert not any(found[:60]) and all(found[60:])
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        pytest.param(drought(breaks=0), id="one large transaction takes long"),
+        pytest.param(drought(breaks=20, gains=True, more=99), id="something comes now and then"),
+        pytest.param(drought(breaks=20, more=5), id="the peer has no more"),
+    ],
+)
+def test_what_is_no_drought(found: list[bool]) -> None:
+    assert not any(found)
 
 
 @pytest.mark.parametrize(
