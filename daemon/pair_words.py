@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from daemon.alarms import Alarms
@@ -16,6 +16,7 @@ from daemon.pair_link import PairLink
 from daemon.pair_secrets import PairSecrets
 from daemon.places import Places
 from daemon.services.api import ServiceManager
+from daemon.services.model import Health
 from daemon.subsystem import JsonObject
 
 if TYPE_CHECKING:
@@ -26,6 +27,22 @@ LANE = "settings"
 WHO = "the master"
 
 log = logging.getLogger(__name__)
+
+
+def core_failed(rows: Iterable[Mapping[str, object]], standing: Container[str]) -> bool:
+    """Whether the PBX core cannot run here: one of its services has an alarm among the `standing` ones and is
+    not well. `rows` are those of `Services1.List`.
+
+    One that starts, or that this daemon has not asked yet, is neither: after a restart of the daemon an alarm
+    may stand for what is long over.
+    """
+    return any(
+        row.get("name") in CORE_SERVICES
+        and f"service.{row.get('name')}" in standing
+        and row.get("healthy") is not True
+        and row.get("health") not in (Health.UNKNOWN, Health.STARTING)
+        for row in rows
+    )
 
 
 class PairWords:
@@ -53,20 +70,19 @@ class PairWords:
     def core(self) -> JsonObject:
         """What the runtime must know: see `core` in fault_tolerance.service."""
         digest, document = self._cluster_part()
-        failed, calls, unit = False, None, "asterisk.service"
+        calls, unit = None, "asterisk.service"
         standing = {alarm.identifier for alarm in self._alarms.standing()}
         services = self._services()
-        for row in [] if services is None else services.list():
+        rows = [] if services is None else services.list()
+        for row in rows:
             name = str(row.get("name"))
             if name == "asterisk":
                 unit = str(row.get("unit"))
                 found = row.get("live_calls")
                 calls = found if isinstance(found, int) else None
-            if name in CORE_SERVICES and f"service.{name}" in standing and row.get("healthy") is not True:
-                failed = True
         secrets = self._secrets()
         return {
-            "failed": failed,
+            "failed": core_failed(rows, standing),
             "calls": calls,
             "unit": unit,
             "digest": digest,
