@@ -82,6 +82,8 @@ def _state(socket: Path) -> str:
     while True:
         try:
             with session(socket, LIMIT_SECONDS) as own:
+                # Whoever has the copy reads on in a new log, and not behind what may be wrong in an old one.
+                own.do("FLUSH LOCAL BINARY LOGS")
                 return own.text("SELECT @@gtid_binlog_state")
         except UnavailableError:
             if time.monotonic() > limit:
