@@ -67,6 +67,8 @@ DOUBT_SECONDS = 3.0
 SHORT_LIMIT_SECONDS = 3.0
 RESTART_LIMIT_SECONDS = 300.0
 ANSWER_LIMIT_SECONDS = 60.0
+# A master whose server hangs in a damaged log gives nothing after a copy either, until that has ended.
+COPY_AGAIN_SECONDS = 3600.0
 # Recovery after a power loss can fail for good. A person decides then, for the old data may hold more.
 NEW_COPY = "if it cannot start any more, this takes a new copy: centralino replication start --what db"
 
@@ -112,7 +114,7 @@ class MariaDb:
         self._peer_position = GtidState()
         self._lag = Lag()
         self._patience = Patience()
-        self._drought, self._dry = Drought(), False
+        self._drought, self._dry, self._next_copy = Drought(), False, 0.0
         self._note = ""
         self._kept: Path | None = None
         self._peer_kept = ""
@@ -523,8 +525,8 @@ class MariaDb:
         elif self._aim is Aim.FOLLOWING and self._strayed(seen, now):
             self._retry_after = now + RETRY_SECONDS
             self._begin_to_follow(SHORT_LIMIT_SECONDS)
-        elif self._aim is Aim.FOLLOWING and self._dry:
-            self._dry, self._drought = False, Drought()
+        elif self._aim is Aim.FOLLOWING and self._dry and now >= self._next_copy:
+            self._next_copy = now + COPY_AGAIN_SECONDS
             self._replace(seen.state, self._peer_position, "the peer has more, but its log cannot be read")
 
     def _strayed(self, seen: Look, now: float) -> bool:
