@@ -12,14 +12,14 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
+from appliance.lab_host import wait_for
+from tests.support.private_bus import open_directory, start_bus
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LIMIT_SECONDS = 20.0
@@ -27,18 +27,6 @@ CONTROLLING_TERMINAL = """
 import fcntl, os, sys, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 os.execv(sys.argv[1], sys.argv[1:])
-"""
-BUS_CONFIGURATION = """\
-<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
-  "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
-<busconfig>
-  <type>system</type>
-  <listen>unix:path={socket}</listen>
-  <auth>EXTERNAL</auth>
-  <policy context="default">
-    <allow user="*"/><allow own="*"/><allow send_destination="*"/><allow receive_sender="*"/>
-  </policy>
-</busconfig>
 """
 
 
@@ -159,14 +147,6 @@ def read_until(descriptor: int, shown: str, seen: int, expected: str | None) -> 
     return shown
 
 
-def wait_until(condition: object, what: str) -> None:
-    end = time.monotonic() + LIMIT_SECONDS
-    assert callable(condition)
-    while not condition():
-        assert time.monotonic() < end, f"{what} did not happen"
-        time.sleep(0.02)
-
-
 def start_daemon(directory: Path) -> subprocess.Popen[bytes]:
     process = subprocess.Popen(
         [
@@ -178,44 +158,32 @@ def start_daemon(directory: Path) -> subprocess.Popen[bytes]:
         stderr=(directory / "daemon.log").open("ab"),
     )
     box = Box(directory, process)
-    wait_until(lambda: box.run("jobs", "list").returncode == 0, "the daemon's first answer")
-    wait_until(
+    wait_for(lambda: box.run("jobs", "list").returncode == 0, LIMIT_SECONDS, "the daemon's first answer")
+    wait_for(
         lambda: all(job["state"] in ("done", "failed") for job in box.json("jobs", "list")),  # type: ignore[attr-defined]
+        LIMIT_SECONDS,
         "the end of the daemon's first job",
     )
     return process
 
 
 @contextmanager
-def private_bus() -> Iterator[Path]:
-    """A dbus-daemon in a directory of its own; skips where there is none."""
-    if shutil.which("dbus-daemon") is None:
-        pytest.skip("there is no dbus-daemon")
-    # Not below pytest's own directory, which other users may not enter.
-    directory = Path(tempfile.mkdtemp(prefix="centralino-cli-"))
-    directory.chmod(0o755)
-    (directory / "root" / "etc").mkdir(parents=True)
-    (directory / "bus.conf").write_text(BUS_CONFIGURATION.format(socket=directory / "bus"))
-    process = subprocess.Popen(["dbus-daemon", f"--config-file={directory / 'bus.conf'}", "--nofork"])
-    try:
-        wait_until((directory / "bus").exists, "the start of the bus")
-        yield directory
-    finally:
-        process.terminate()
-        process.wait()
-        shutil.rmtree(directory)
-
-
-@contextmanager
 def running_box() -> Iterator[Box]:
     """A bus and a daemon that has finished its first job."""
-    with private_bus() as bus:
-        box = Box(bus, start_daemon(bus))
+    directory = open_directory()
+    (directory / "root" / "etc").mkdir(parents=True)
+    bus = start_bus(directory)
+    try:
+        box = Box(directory, start_daemon(directory))
         try:
             yield box
         finally:
             box.daemon.send_signal(signal.SIGTERM)
             box.daemon.wait(LIMIT_SECONDS)
+    finally:
+        bus.terminate()
+        bus.wait()
+        shutil.rmtree(directory)
 
 
 def hostname(box: Box) -> object:

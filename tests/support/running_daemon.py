@@ -7,34 +7,18 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from gi.repository import Gio, GLib
 
+from appliance.lab_host import wait_for
 from daemon.bus import BUS_NAME, OBJECT_PATH, connect
+from tests.support.private_bus import LIMIT_SECONDS, open_directory, start_bus
 
-LIMIT_SECONDS = 30.0
 CALL_LIMIT_MILLISECONDS = 20_000
-BUS_CONFIGURATION = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
- "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
-<busconfig><listen>unix:path={socket}</listen><auth>EXTERNAL</auth>
-<policy context="default"><allow user="*"/><allow own="*"/><allow send_destination="*"/>
-<allow receive_sender="*"/></policy></busconfig>
-"""
-
-
-def wait_for(condition: Callable[[], object], what: str, limit_seconds: float = LIMIT_SECONDS) -> None:
-    end = time.monotonic() + limit_seconds
-    while not condition():
-        assert time.monotonic() < end, f"{what} did not happen within {limit_seconds} s"
-        time.sleep(0.02)
 
 
 class Client:
@@ -76,7 +60,7 @@ class Client:
             found.update(json.loads(self.call("Jobs1.Get", job)))
             return found["state"] in ("done", "failed", "cancelled")
 
-        wait_for(ended, f"the end of job {job}")
+        wait_for(ended, LIMIT_SECONDS, f"the end of job {job}", interval_seconds=0.02)
         return found
 
 
@@ -87,19 +71,10 @@ class Running:
         self.directory = directory
         self.root = directory / "root"
         (self.root / "etc/centralino").mkdir(parents=True)
-        # pytest's directories are closed to other users, and the bus is for all of them.
-        self.open = Path(tempfile.mkdtemp(prefix="centralino-bus-"))
-        self.open.chmod(0o755)
+        self.open = open_directory()
         self.address = f"unix:path={self.open}/bus"
-        configuration = directory / "bus.conf"
-        configuration.write_text(BUS_CONFIGURATION.format(socket=self.open / "bus"))
-        self.bus = subprocess.Popen(["dbus-daemon", f"--config-file={configuration}", "--nofork"])
-        wait_for(self.bus_listens, "the bus")
+        self.bus = start_bus(self.open)
         self.daemon: subprocess.Popen[bytes] | None = None
-
-    def bus_listens(self) -> bool:
-        with socket.socket(socket.AF_UNIX) as probe:
-            return probe.connect_ex(f"{self.open}/bus") == 0
 
     def start(self, *prefix: str, **environment: str) -> None:
         program = [sys.executable, "-m", "daemon.main", "--bus", self.address, "--root", str(self.root)]
@@ -109,7 +84,7 @@ class Running:
             stderr=(self.directory / "log").open("ab"),
         )
         client = Client(self.address)
-        wait_for(lambda: client.bus.dbus.NameHasOwner(BUS_NAME), "the daemon's name")
+        wait_for(lambda: client.bus.dbus.NameHasOwner(BUS_NAME), LIMIT_SECONDS, "the daemon's name")
         jobs = client.read("Jobs1.List")
         assert isinstance(jobs, list)
         client.finished(jobs[-1]["id"])

@@ -16,8 +16,10 @@ from pathlib import Path
 import pytest
 from gi.repository import Gio, GLib
 
+from appliance.lab_host import wait_for
 from daemon.bus import BUS_NAME, OBJECT_PATH, introspection, leaks_invocations, methods_of_interface
-from tests.support.running_daemon import LIMIT_SECONDS, Client, Running, wait_for
+from tests.support.private_bus import LIMIT_SECONDS
+from tests.support.running_daemon import Client, Running
 from tests.support.users import as_other_user
 
 NOBODY = 65534
@@ -374,7 +376,7 @@ def test_a_flood_of_one_client_does_not_starve_another(shared: Running, client: 
     thread = threading.Thread(target=flood)
     thread.start()
     try:
-        wait_for(lambda: refused, "a refusal of the flood")
+        wait_for(lambda: refused, LIMIT_SECONDS, "a refusal of the flood")
         for _ in range(20):
             assert client.read("Jobs1.List") is not None
     finally:

@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from appliance.lab_host import wait_for
 from daemon.clock import Clock
-from tests.support.running_daemon import LIMIT_SECONDS, Client, Running, wait_for
+from tests.support.private_bus import LIMIT_SECONDS
+from tests.support.running_daemon import Client, Running
 
 
 @pytest.fixture
@@ -44,9 +46,9 @@ def test_killed_while_unconfirmed_it_still_returns(own: Running) -> None:
     assert (own.root / "etc/hostname").read_text() == "risky\n"
     own.stop(signal.SIGKILL)
     own.start()
-    wait_for(lambda: (own.root / "etc/hostname").read_text() == "centralino\n", "the return")
+    wait_for(lambda: (own.root / "etc/hostname").read_text() == "centralino\n", LIMIT_SECONDS, "the return")
     client = Client(own.address)
-    wait_for(lambda: client.call("Settings1.History", 1).find("rolled_back") > 0, "the record")
+    wait_for(lambda: client.call("Settings1.History", 1).find("rolled_back") > 0, LIMIT_SECONDS, "the record")
 
 
 def test_a_second_daemon_does_not_take_the_name(own: Running) -> None:
