@@ -7,35 +7,25 @@ import socket
 import subprocess
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from ipaddress import ip_address, ip_interface
 from pathlib import Path
 
 import pytest
 
 from appliance.lab_sip import socket_in
-from fault_tolerance.keepalived import Adverts, Held
-from fault_tolerance.pair import Pair
+from fault_tolerance.keepalived import Held
 from fault_tolerance.sip_source import GONE, render
+from tests.support import pair_values
 
 pytestmark = pytest.mark.netns
 
 OWN, SHARED, MORE, PHONE = "192.0.2.11", "192.0.2.200", "192.0.2.201", "192.0.2.101"
-PAIR = Pair(
-    own=ip_address("198.51.100.11"),
-    peer=ip_address("198.51.100.12"),
-    port=22,
+PAIR = replace(
+    pair_values.PAIR,
     own_service=ip_address(OWN),
     peer_service=ip_address("192.0.2.12"),
     shared=tuple(Held(ip_interface(f"{each}/24"), "lan") for each in (SHARED, MORE)),
-    router=1,
-    adverts=Adverts.STANDARD,
-    gateway=None,
-    witness=None,
-    cloud=False,
-    public_address=None,
-    kilobytes_per_second=0,
-    version="1",
-    schema=1,
 )
 
 

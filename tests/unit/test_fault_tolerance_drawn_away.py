@@ -22,28 +22,12 @@ from fault_tolerance.drawn_away import (
     PROOFS,
     DrawnAway,
 )
-from fault_tolerance.keepalived import Adverts, Held
-from fault_tolerance.pair import Pair
+from fault_tolerance.keepalived import Held
 from fault_tolerance.sights import Address, echo_request, is_echo_reply
+from tests.support import pair_values
 
 OWN, SHARED, GATEWAY = (ip_address(f"192.0.2.{last}") for last in (11, 10, 1))
-PAIR = Pair(
-    own=ip_address("198.51.100.11"),
-    peer=ip_address("198.51.100.12"),
-    port=22,
-    own_service=OWN,
-    peer_service=ip_address("192.0.2.12"),
-    shared=(Held(ip_interface(f"{SHARED}/24"), "eth0"),),
-    router=51,
-    adverts=Adverts.STANDARD,
-    gateway=None,
-    witness=None,
-    cloud=False,
-    public_address=None,
-    kilobytes_per_second=0,
-    version="1",
-    schema=1,
-)
+PAIR = replace(pair_values.PAIR, own_service=OWN, shared=(Held(ip_interface(f"{SHARED}/24"), "eth0"),))
 
 
 class Box:

@@ -26,7 +26,7 @@ from fault_tolerance.facts import MOST_MOVES_AN_HOUR, Facts, obstacles
 from fault_tolerance.heartbeat import INTERVAL_SECONDS, Heartbeat, Pace
 from fault_tolerance.keepalived import Adverts, Held
 from fault_tolerance.keys import checked
-from fault_tolerance.pair import Pair, as_json, from_json, read
+from fault_tolerance.pair import as_json, from_json, read
 from fault_tolerance.pairing import fingerprint, new_code, read_code, refuse_unfit
 from fault_tolerance.peer_link import PeerLink, ssh_arguments
 from fault_tolerance.provider import Provider
@@ -34,25 +34,15 @@ from fault_tolerance.state import RoleState
 from fault_tolerance.verdicts import Verdicts
 from fault_tolerance.view import Link, Obstacle, Rank, Role, Sight, Vrrp
 from fault_tolerance.vrrp import Keepalived
+from tests.support import pair_values
 
 HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ8Zcn3yq5kVHBOTJ1Bf4vUQmXhZ0mWUmY0V1h0T3s5u"
 
-PAIR = Pair(
-    own=ip_address("10.78.0.11"),
-    peer=ip_address("10.78.0.12"),
-    port=22,
-    own_service=ip_address("10.77.0.11"),
-    peer_service=ip_address("10.77.0.12"),
+PAIR = replace(
+    pair_values.PAIR,
     shared=(Held(ip_interface("10.77.0.200/24"), "eth0"), Held(ip_interface("fd77::200/64"), "eth0")),
-    router=51,
     adverts=Adverts.FAST,
-    gateway=None,
     witness=ip_address("10.77.0.1"),
-    cloud=False,
-    public_address=None,
-    kilobytes_per_second=1000,
-    version="1",
-    schema=1,
 )
 
 FOLLOWING = Facts(

@@ -6,7 +6,6 @@ import selectors
 import struct
 import time
 from dataclasses import replace
-from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -14,29 +13,10 @@ import pytest
 from fault_tolerance.claims import PERSISTENT_SECONDS, Claims
 from fault_tolerance.hearing import Hearing
 from fault_tolerance.heartbeat import Heartbeat
-from fault_tolerance.keepalived import Adverts
-from fault_tolerance.pair import Pair
 from fault_tolerance.restraint import FENCE_SECONDS, YIELD_AFTER_SECONDS, YIELD_SECONDS, Restraint
 from fault_tolerance.state import RoleState
 from fault_tolerance.view import Link, Peer, Rank, Role, View, Vrrp
-
-PAIR = Pair(
-    own=ip_address("10.78.0.11"),
-    peer=ip_address("10.78.0.12"),
-    port=22,
-    own_service=ip_address("10.77.0.11"),
-    peer_service=ip_address("10.77.0.12"),
-    shared=(),
-    router=51,
-    adverts=Adverts.STANDARD,
-    gateway=None,
-    witness=None,
-    cloud=False,
-    public_address=None,
-    kilobytes_per_second=1000,
-    version="1",
-    schema=1,
-)
+from tests.support.pair_values import PAIR
 
 
 class Time:
