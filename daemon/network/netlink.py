@@ -1,8 +1,9 @@
-"""The kernel's links, addresses and routes over a netlink socket, and word of every change (netlink(7)).
+"""The kernel's links, addresses, routes and TCP connections over netlink sockets, and word of every change of
+the network (netlink(7), sock_diag(7)).
 
 pyroute2 does this and much more; imported into the resident daemon its netlink part costs about 16 MB of
-its 40, and `ip -json` costs a process for each look. Reading three kinds of message takes this module.
-Layouts: linux/rtnetlink.h, linux/if_link.h, linux/if_addr.h.
+its 40, and `ip -json` costs a process for each look. Reading four kinds of message takes this module.
+Layouts: linux/rtnetlink.h, linux/if_link.h, linux/if_addr.h, linux/inet_diag.h.
 """
 
 from __future__ import annotations
@@ -23,11 +24,19 @@ _LINK = struct.Struct("=BxHiII")  # family, hardware type, index, flags, change
 _ADDRESS = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, index
 _ROUTE = struct.Struct("=BBBBBBBBI")  # family, lengths, tos, table, protocol, scope, type, flags
 _ATTRIBUTE = struct.Struct("=HH")  # length, type
+# The question: family, protocol, states; then the local port, the rest of the two ends being anybody's.
+_CONNECTION_ASKED = struct.Struct("=BBxxIH46x")
+# The answer: family, state, timer, repeats; both ports and addresses; the queue of what is not acknowledged.
+_CONNECTION = struct.Struct("=BxxBHH16s16s20xI")
 
 ERROR, DONE = 2, 3
 NEW_LINK, GET_LINK = 16, 18
 NEW_ADDRESS, GET_ADDRESS = 20, 22
 NEW_ROUTE, GET_ROUTE = 24, 26
+CONNECTIONS = 20
+"""SOCK_DIAG_BY_FAMILY, the question and its answers."""
+NETLINK_SOCK_DIAG = 4
+TCP_ESTABLISHED = 1
 REQUEST, DUMP = 0x1, 0x300
 ATTRIBUTE_TYPE = 0x3FFF
 
@@ -80,6 +89,18 @@ class RouteRow:
     source: Address | None
 
 
+@dataclass(frozen=True)
+class ConnectionRow:
+    """An established TCP connection: its ends, what the peer has not acknowledged (bytes), and how often that
+    was sent again."""
+
+    local: Address
+    peer: Address
+    peer_port: int
+    unacknowledged: int
+    repeats: int
+
+
 def links(limit_seconds: float) -> list[LinkRow]:
     """Every link of this network namespace. Raises CommandFailedError."""
     return [_link(body) for body in _ask(GET_LINK, DUMP, _LINK.pack(0, 0, 0, 0, 0), NEW_LINK, limit_seconds)]
@@ -107,6 +128,21 @@ def route_to(destination: Address, limit_seconds: float = 1.0) -> RouteRow | Non
     return None
 
 
+def connections(local_port: int, limit_seconds: float) -> list[ConnectionRow]:
+    """Every established TCP connection to a local port. Raises CommandFailedError.
+
+    The kernel picks them itself. Its table in /proc/net/tcp is written slot by slot, free ones too, which
+    takes it milliseconds each time.
+    """
+    bodies: list[bytes] = []
+    for family in (socket.AF_INET, socket.AF_INET6):
+        asked = _CONNECTION_ASKED.pack(
+            family, socket.IPPROTO_TCP, 1 << TCP_ESTABLISHED, socket.htons(local_port)
+        )
+        bodies += _ask(CONNECTIONS, DUMP, asked, CONNECTIONS, limit_seconds, NETLINK_SOCK_DIAG)
+    return [_connection(body) for body in bodies]
+
+
 def event_socket() -> socket.socket:
     """A socket that becomes readable when links, addresses or routes change; see `drain`."""
     listening = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
@@ -130,14 +166,19 @@ def drain(listening: socket.socket) -> None:
             continue
 
 
-def _ask(kind: int, flags: int, body: bytes, wanted: int, limit_seconds: float) -> list[bytes]:
+def _ask(
+    kind: int,
+    flags: int,
+    body: bytes,
+    wanted: int,
+    limit_seconds: float,
+    protocol: int = socket.NETLINK_ROUTE,
+) -> list[bytes]:
     """Send one request; the bodies of the answers of type `wanted`."""
     found: list[bytes] = []
     sequence = int.from_bytes(os.urandom(4), "little") | 1
     try:
-        with socket.socket(
-            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
-        ) as asking:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol) as asking:
             asking.settimeout(limit_seconds)
             length = _HEADER.size + len(body)
             asking.sendto(_HEADER.pack(length, kind, REQUEST | flags, sequence, 0) + body, (0, 0))
@@ -149,14 +190,12 @@ def _ask(kind: int, flags: int, body: bytes, wanted: int, limit_seconds: float) 
                 for answered, number, content in _messages(data):
                     if number != sequence:
                         continue
-                    if answered == ERROR:
+                    if answered in (ERROR, DONE):
                         (code,) = struct.unpack_from("=i", content)
-                        if code:
+                        if code < 0:
                             raise CommandFailedError(
                                 f"the kernel refuses to show its network: {os.strerror(-code)}"
                             )
-                        return found
-                    if answered == DONE:
                         return found
                     if answered == wanted:
                         found.append(content)
@@ -213,6 +252,19 @@ def _address(body: bytes) -> AddressRow | None:
     # On a point-to-point link IFA_ADDRESS is the other end.
     address = _ip(found.get(IFA_LOCAL) or found.get(IFA_ADDRESS))
     return None if address is None else AddressRow(index, address, length, bool(flags & DUPLICATE))
+
+
+def _connection(body: bytes) -> ConnectionRow:
+    family, repeats, _port, peer_port, local, peer, queue = _CONNECTION.unpack_from(body)
+    size = 4 if family == socket.AF_INET else 16
+    own, other = _unmapped(local[:size]), _unmapped(peer[:size])
+    return ConnectionRow(own, other, socket.ntohs(peer_port), queue, repeats)
+
+
+def _unmapped(data: bytes) -> Address:
+    """An IPv4 peer of a socket that listens on both families has an IPv6 address around its own."""
+    address = ip_address(data)
+    return (isinstance(address, IPv6Address) and address.ipv4_mapped) or address
 
 
 def _ip(data: bytes | None) -> Address | None:

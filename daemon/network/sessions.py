@@ -1,18 +1,26 @@
-"""The admin's sessions: established TCP connections to our SSH port, from /proc/net/tcp (proc(5))."""
+"""The admin's sessions: established TCP connections to our SSH port."""
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
+from daemon.errors import CommandFailedError
+from daemon.network import netlink
+from daemon.network.netlink import ConnectionRow
+
 Address = IPv4Address | IPv6Address
 
 SSH_PORT = 22
+LIMIT_SECONDS = 1.0
 TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 ESTABLISHED = "01"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -32,9 +40,24 @@ class Traffic:
     repeats: int
 
 
-def sessions(tables: tuple[Path, ...] = TABLES) -> dict[Session, Traffic]:
+def sessions() -> dict[Session, Traffic]:
     """Every established connection to our SSH port that does not come from the box itself."""
-    found: dict[Session, Traffic] = {}
+    try:
+        rows = netlink.connections(SSH_PORT, LIMIT_SECONDS)
+    except CommandFailedError as error:
+        # A kernel without the module that answers (inet_diag) still has its tables.
+        log.info("%s; its tables are read instead", error.message)
+        rows = listed(SSH_PORT)
+    return {
+        Session(row.local, row.peer, row.peer_port): Traffic(row.unacknowledged, row.repeats)
+        for row in rows
+        if not row.peer.is_loopback and row.peer != row.local
+    }
+
+
+def listed(local_port: int, tables: tuple[Path, ...] = TABLES) -> list[ConnectionRow]:
+    """As netlink.connections, from the tables that proc(5) describes."""
+    found: list[ConnectionRow] = []
     for table in tables:
         try:
             text = table.read_text()
@@ -44,11 +67,11 @@ def sessions(tables: tuple[Path, ...] = TABLES) -> dict[Session, Traffic]:
             words = line.split()
             if len(words) < 7 or words[3] != ESTABLISHED:
                 continue
-            local, local_port = _end(words[1])
+            local, port = _end(words[1])
             peer, peer_port = _end(words[2])
-            if local_port == SSH_PORT and not peer.is_loopback and peer != local:
+            if port == local_port:
                 queued = int(words[4].partition(":")[0], 16)
-                found[Session(local, peer, peer_port)] = Traffic(queued, int(words[6], 16))
+                found.append(ConnectionRow(local, peer, peer_port, queued, int(words[6], 16)))
     return found
 
 

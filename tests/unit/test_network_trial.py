@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable
 from ipaddress import ip_address, ip_interface
 from pathlib import Path
 
 import pytest
 
+from daemon.errors import CommandFailedError
+from daemon.network import netlink
+from daemon.network import sessions as sessions_module
 from daemon.network import trial as trial_module
 from daemon.network.before import Gateway
 from daemon.network.checks import check_pair
 from daemon.network.manager import Manager
-from daemon.network.sessions import Session, Traffic, sessions
+from daemon.network.sessions import Session, Traffic, listed, sessions
 from daemon.network.trial import Trial
 from daemon.network.truth import Link, Truth
 from daemon.settings import Settings
@@ -38,16 +42,59 @@ TRUTH = Truth({"eth0": LINK}, ("10.77.0.1 via eth0",))
 DESK = Session(ip_address("10.77.0.11"), ip_address("10.77.0.101"), 50000)
 
 
-def test_only_established_sessions_from_elsewhere_count(tmp_path: Path) -> None:
+@pytest.fixture
+def tables(tmp_path: Path) -> tuple[Path, ...]:
     four, six = tmp_path / "tcp", tmp_path / "tcp6"
     four.write_text(TABLE4)
     six.write_text(TABLE6)
-    assert sessions((four, six, tmp_path / "none")) == {
+    return four, six, tmp_path / "none"
+
+
+def test_only_established_sessions_from_elsewhere_count(
+    tables: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(netlink, "connections", lambda port, _limit: listed(port, tables))
+    assert sessions() == {
         DESK: Traffic(0x24, 2),
         Session(ip_address("2001:db8::1"), ip_address("2001:db8::2"), 54321): Traffic(0, 0),
         # An IPv4 peer of a socket that listens on both families.
         Session(ip_address("10.77.0.11"), ip_address("10.77.0.105"), 54322): Traffic(0, 0),
     }
+
+
+def test_a_kernel_that_does_not_answer_is_read(
+    tables: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_port: int, _limit: float) -> list[netlink.ConnectionRow]:
+        raise CommandFailedError("the kernel refuses to show its network: No such file or directory")
+
+    monkeypatch.setattr(netlink, "connections", refuse)
+    monkeypatch.setattr(sessions_module, "listed", lambda port: listed(port, tables))
+    assert DESK in sessions()
+
+
+@pytest.mark.parametrize(("listening_on", "asked"), [("127.0.0.1",) * 2, ("::1",) * 2, ("::", "127.0.0.1")])
+def test_the_kernel_and_its_tables_tell_the_same(listening_on: str, asked: str) -> None:
+    """Of real connections, to one of which more is sent than its peer reads."""
+    family = socket.AF_INET6 if ":" in listening_on else socket.AF_INET
+    both = listening_on == "::"
+    with (
+        socket.create_server((listening_on, 0), family=family, dualstack_ipv6=both) as listening,
+        socket.create_connection((asked, port := listening.getsockname()[1])),
+        socket.create_connection((asked, port)),
+        listening.accept()[0] as unread,
+    ):
+        unread.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            while True:
+                unread.send(bytes(65536))
+        found = netlink.connections(port, 1.0)
+        assert {(str(row.local), bool(row.unacknowledged)) for row in found} == {
+            (asked, True),
+            (asked, False),
+        }
+        assert set(found) == set(listed(port))
+    assert netlink.connections(port, 1.0) == []
 
 
 class World:
