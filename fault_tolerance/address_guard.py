@@ -67,6 +67,11 @@ class AddressGuard:
         if not self._announce:
             self._announce = [now + seconds for seconds in ANNOUNCE_AFTER_SECONDS]
 
+    def announce_once(self) -> None:
+        """At once, and not again: later, the address may be another node's."""
+        self._announce = []
+        self.addresses.announce()
+
     def announce_due(self, now: float) -> None:
         """Called in every turn of the loop."""
         while self._announce and self._announce[0] <= now:

@@ -28,6 +28,10 @@ Progress = Callable[[float | None, str], None]
 """Fraction done (None: unknown) and a sentence; may raise CancelledError, which stops the work."""
 
 
+def nothing() -> None:
+    """What is done with it when nobody waits for it."""
+
+
 class Channel(StrEnum):
     """What a connection to the peer carries; its first word. `heartbeat` and `pair` are the link's own."""
 
@@ -68,8 +72,11 @@ class ReplicaState:
 class DatabaseReplica(Protocol):
     """The database of this node as one half of a pair."""
 
-    def make_writable(self, limit_seconds: float) -> None:
-        """Drain the relay log, end the replication from the peer, allow writes. Promotion's first step."""
+    def make_writable(
+        self, limit_seconds: float, not_before: float = 0.0, ready: Callable[[], None] = nothing
+    ) -> None:
+        """Drain the relay log, end the replication from the peer, call `ready`, and allow writes, though
+        `not_before` (monotonic seconds)."""
         ...
 
     def make_read_only(self, limit_seconds: float) -> None:

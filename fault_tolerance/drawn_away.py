@@ -3,8 +3,8 @@
 Nodes that are cut off from each other, but not from the gateway, both serve: neither can tell the cut from
 the death of the other one. The one that took over has announced the shared address, so the gateway's answers
 to it end there. The master that was replaced finds that echoes from its own address are answered and those
-from the shared address no more, and steps down. A gateway that answers no echo, or none to the shared
-address, proves nothing and changes nothing.
+from the shared address no more, and steps down; the new one takes no writes until that must have happened. A
+gateway that answers no echo, or none to the shared address, proves nothing and changes nothing.
 
 While the peer is heard, the same finding means that the gateway was misled (a slave that held the address for
 a moment announced it), and the master announces the address again.
@@ -19,16 +19,29 @@ from collections.abc import Callable
 
 from fault_tolerance.pair import Pair
 from fault_tolerance.sights import Address, echo_request, is_echo_reply, open_echo
+from fault_tolerance.view import SERVING, Link, Sight, View
 
 # So many pairs of questions in a row, the own one answered, the shared one not. They are asked in turns, so a
 # gateway that answers only so many echoes a second starves both and is not taken for a witness.
 PROOFS = 5
 # Seconds between questions: while the peer is heard, which shows that this gateway answers the shared address
-# at all; when the peer has just fallen silent; and when it stays so.
+# at all; while the peer falls silent and when it has; and when it stays so.
 CALM_SECONDS, HURRY_SECONDS, LONELY_SECONDS = 2.0, 0.1, 1.0
 HURRIES_FOR_SECONDS = 10.0
+# From the first announcement of the new master to the closed database of the one that it replaced: the
+# proofs, and what the step down takes.
+NOTICED_SECONDS = PROOFS * HURRY_SECONDS + 0.4
 
 log = logging.getLogger(__name__)
+
+
+def writes_after(view: View) -> float:
+    """For how many seconds a node that takes over, and has just announced the shared addresses, leaves its
+    database closed: a master that only this node does not hear learns meanwhile that it was replaced. Only
+    the gateway tells it, so without one there is nothing to wait for; nor is there for one that stepped down.
+    """
+    may_live = view.link is not Link.UP and (view.peer is None or view.peer.role in SERVING)
+    return NOTICED_SECONDS if may_live and view.gateway is Sight.SEEN else 0.0
 
 
 class DrawnAway:
@@ -65,7 +78,7 @@ class DrawnAway:
         return self._proofs >= PROOFS
 
     def due(self, lonely_for: float | None) -> float:
-        """When to `look` again; `lonely_for` seconds the peer could not be talked to, None: it can."""
+        """When to `look` again; `lonely_for` seconds the peer has been silent, None: it speaks."""
         if lonely_for is None:
             return self._asked_at + CALM_SECONDS
         return self._asked_at + (HURRY_SECONDS if lonely_for < HURRIES_FOR_SECONDS else LONELY_SECONDS)

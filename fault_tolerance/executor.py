@@ -1,6 +1,7 @@
 """Promotion and demotion: steps with time limits, off the loop, demotion never behind promotion.
 
-Promotion, first what callers wait for: database writable, SIP open, addresses claimed; then trunks and files.
+Promotion, first what callers wait for: what was replicated applied, SIP open, database writable, addresses
+claimed; then trunks and files.
 Demotion, first what does harm: addresses away and SIP closed, both verified in the kernel, then the database
 read-only, verified; what cannot be verified fails, and the role machine reboots the node.
 """
@@ -77,9 +78,10 @@ class Executor:
             if self._work is not Work.RUNNING:
                 self._work = Work.IDLE
 
-    def promote(self, epoch: int) -> None:
-        """Begin to serve; returns at once."""
-        self._begin("promotion", lambda step: self._promote(step, epoch))
+    def promote(self, epoch: int, writes_after_seconds: float) -> None:
+        """Begin to serve, and to take writes that much later; returns at once."""
+        not_before = time.monotonic() + writes_after_seconds
+        self._begin("promotion", lambda step: self._promote(step, epoch, not_before))
 
     def demote(self) -> None:
         """Begin to be silent; returns at once."""
@@ -154,12 +156,16 @@ class Executor:
             log.info("the %s took %.0f ms: %s", name, (time.monotonic() - began) * 1000, steps)
         self._on_change()
 
-    def _promote(self, step: Callable[[str], None], epoch: int) -> None:
+    def _promote(self, step: Callable[[str], None], epoch: int, not_before: float) -> None:
         step("begun")
-        self._database.make_writable(DATABASE_LIMIT_SECONDS)
+
+        def database_is_ready() -> None:
+            step("database ready")
+            silence.open_sip()
+            step("SIP open")
+
+        self._database.make_writable(DATABASE_LIMIT_SECONDS, not_before, database_is_ready)
         step("database writable")
-        silence.open_sip()
-        step("SIP open")
         self._verdicts.write(may_hold=True)
         step("addresses claimed")
         if self._hook is not None:

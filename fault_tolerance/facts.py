@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from fault_tolerance.contracts import ReplicaState
 from fault_tolerance.heartbeat import Heartbeat
-from fault_tolerance.view import Link, Obstacle, Rank, Role, Sight
+from fault_tolerance.view import SERVING, Link, Obstacle, Rank, Role, Sight
 
 MOST_MOVES_AN_HOUR = 6
 SKEW_SECONDS = 1.0
@@ -76,6 +76,16 @@ def obstacles(facts: Facts) -> frozenset[Obstacle]:
         if not facts.database_answers:
             missing.add(Obstacle.DATABASE_STARTING if facts.database_starting else Obstacle.REPLICA_BROKEN)
     return frozenset(missing)
+
+
+def newer_mastery(facts: Facts) -> int | None:
+    """The master's mastery, if what this slave has is now the data of that one and was not before."""
+    heard = facts.heard
+    if facts.role is not Role.SLAVE or facts.link is not Link.UP or facts.database.obstacles:
+        return None
+    if heard is None or heard.role not in SERVING or heard.rank.mastered <= facts.rank.mastered:
+        return None
+    return heard.rank.mastered
 
 
 def _both_begin(facts: Facts) -> bool:

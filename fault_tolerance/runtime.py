@@ -19,9 +19,9 @@ from fault_tolerance import cluster, silence, sip_source
 from fault_tolerance.address_guard import AddressGuard
 from fault_tolerance.claims import Claims
 from fault_tolerance.contracts import DatabaseReplica, FileReplica
-from fault_tolerance.drawn_away import DrawnAway
+from fault_tolerance.drawn_away import NOTICED_SECONDS, DrawnAway, writes_after
 from fault_tolerance.executor import DATABASE_LIMIT_SECONDS, Executor, reboot
-from fault_tolerance.facts import Facts, obstacles
+from fault_tolerance.facts import Facts, newer_mastery, obstacles
 from fault_tolerance.handover import Handover, see_taken_over
 from fault_tolerance.hearing import Hearing
 from fault_tolerance.heartbeat import INTERVAL_SECONDS, Heartbeat, Pace, decode, encode
@@ -112,6 +112,7 @@ class Runtime:
         self._handover = Handover()
         self._link_state, self._link_since = Link.NEVER, 0.0
         self._synchronous: bool | None = None
+        self._told: tuple[str, frozenset[Obstacle]] = "", frozenset()
         self.provider = Provider(hook, self.executor.background, self.wake)
 
     # --- life ---------------------------------------------------------------------------------------------
@@ -127,7 +128,7 @@ class Runtime:
             self.role = resumed
         elif resumed is Role.PROMOTING:
             self.role = resumed
-            self.executor.promote(self.state.durable.epoch)
+            self.executor.promote(self.state.durable.epoch, NOTICED_SECONDS)
         elif resumed is Role.DEMOTING:
             self.role = resumed
             self.executor.demote()
@@ -163,7 +164,7 @@ class Runtime:
             hurried = self._must_know_soon()
             if hurried and not self._hurried:
                 # What the gateway answers from now on shall tell of the peer and of nothing before.
-                self.addresses.announce()
+                self.guard.announce_once()
             self._hurried = hurried
             if hurried:
                 sight = min(sight, before + HURRY_SECONDS[self.pair.adverts])
@@ -198,18 +199,23 @@ class Runtime:
                 self._notice_database()
             self.guard.announce_due(now)
 
+    def _falls_silent(self) -> bool:
+        silent = self.link.silent_for()
+        return silent is not None and silent > 1.5 * INTERVAL_SECONDS[self.pair.adverts]
+
     def _must_know_soon(self) -> bool:
         """Whether the peer is falling silent: a node that is cut off must know it before silence has meaning.
         As master it closes its database before the slave opens its own, as slave it leaves its own closed."""
-        silent = self.link.silent_for()
-        falling = silent is not None and silent > 1.5 * INTERVAL_SECONDS[self.pair.adverts]
-        return falling and self.role in SERVING | {Role.SLAVE} and self.link.state is Link.UP
+        return self._falls_silent() and self.role in SERVING | {Role.SLAVE} and self.link.state is Link.UP
 
     def _lonely_for(self) -> float | None:
-        """How long a master has been without its peer; None for everybody else."""
-        if self.role is not Role.MASTER or self.pair.cloud or self._link_state is Link.UP:
+        """How long a master has not heard its peer, also before that counts as lost: the gateway may send to
+        the peer by then. None for everybody else, and while the peer speaks."""
+        if self.role is not Role.MASTER or self.pair.cloud:
             return None
-        return time.monotonic() - self._link_since
+        if self._link_state is not Link.UP:
+            return time.monotonic() - self._link_since
+        return 0.0 if self._falls_silent() else None
 
     def stop(self) -> None:
         """End the loop; the role stays for the next runtime of this boot."""
@@ -377,19 +383,9 @@ class Runtime:
             self.executor.background("PBX", lambda: self._pbx.look(serving=serving))
         if not self.pair.cloud and self.vrrp.state is Vrrp.DOWN:
             self.executor.background("keepalived", self.vrrp.restart)
-        state = self._database.state()
-        heard = self.heard
-        if (
-            self.role is Role.SLAVE
-            and self._followed
-            and heard is not None
-            and heard.role in SERVING
-            and not state.obstacles
-            and self.link.state is Link.UP
-            and heard.rank.mastered > self.state.durable.mastered
-        ):
-            # What this node has is now the data of that mastery.
-            self._keep(lambda: self.state.change(mastered=heard.rank.mastered))
+        mastered = newer_mastery(self.facts()) if self._followed else None
+        if mastered is not None:
+            self._keep(lambda: self.state.change(mastered=mastered))
         self._send_cluster()
         self.guard.look_for_duplicates(time.monotonic(), master=self.role is Role.MASTER)
         if self.pair.cloud:
@@ -458,7 +454,8 @@ class Runtime:
                 self.forced = False
             self._write_verdict(view)
             decision = decide(view)
-            if decision.reason != self.reason:
+            if (decision.reason, self.obstacles) != self._told:
+                self._told = decision.reason, self.obstacles
                 self.reason = decision.reason
                 self._on_change()
             if not self._carry_out(decision, view):
@@ -546,7 +543,8 @@ class Runtime:
             case Action.ADOPT_EPOCH if peer is not None:
                 self._keep(lambda: self.state.change(epoch=peer.epoch))
             case Action.PROMOTE:
-                self.executor.promote(self.state.durable.epoch)
+                self.guard.announce_once()
+                self.executor.promote(self.state.durable.epoch, writes_after(view))
             case Action.DEMOTE:
                 self.executor.demote()
             case Action.FOLLOW:

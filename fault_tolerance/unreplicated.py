@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from daemon.errors import UnavailableError
-from fault_tolerance.contracts import Progress, ReplicaState
+from fault_tolerance.contracts import Progress, ReplicaState, nothing
 
 
 class _Nothing:
@@ -35,8 +35,11 @@ class _Nothing:
 class NoDatabase(_Nothing):
     """`contracts.DatabaseReplica` without a database."""
 
-    def make_writable(self, limit_seconds: float) -> None:
-        """Done."""
+    def make_writable(
+        self, limit_seconds: float, not_before: float = 0.0, ready: Callable[[], None] = nothing
+    ) -> None:
+        """Nothing is written here: it is ready."""
+        ready()
 
     def make_read_only(self, limit_seconds: float) -> None:
         """Done."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from daemon.errors import CentralinoError, UnavailableError
-from fault_tolerance.contracts import DatabaseReplica, Progress, ReplicaState
+from fault_tolerance.contracts import DatabaseReplica, Progress, ReplicaState, nothing
 from fault_tolerance.database.mongo import MongoDb
 
 LOOK_SECONDS = 5.0
@@ -54,9 +54,11 @@ class BothDatabases:
         self._keeper = threading.Thread(target=self._keep, name="mongodb-keeper", daemon=True)
         self._keeper.start()
 
-    def make_writable(self, limit_seconds: float) -> None:
+    def make_writable(
+        self, limit_seconds: float, not_before: float = 0.0, ready: Callable[[], None] = nothing
+    ) -> None:
         """See the contract; MongoDB follows as soon as MariaDB is open."""
-        self._relational.make_writable(limit_seconds)
+        self._relational.make_writable(limit_seconds, not_before, ready)
         self._writable, self._patient_until = True, 0.0
         self._wake.set()
 

@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from pathlib import Path
 from daemon.errors import CancelledError, CentralinoError, StorageError, UnavailableError
 from daemon.files import ensure_directory
 from daemon.run import run
-from fault_tolerance.contracts import Channel, PeerChannel, Progress, ReplicaState
+from fault_tolerance.contracts import Channel, PeerChannel, Progress, ReplicaState, nothing
 from fault_tolerance.database import serve, settings
 from fault_tolerance.database.closing import (
     APPLY_ROUND_SECONDS,
@@ -136,7 +136,9 @@ class MariaDb:
 
     # --- orders ---------------------------------------------------------------------------------------
 
-    def make_writable(self, limit_seconds: float) -> None:
+    def make_writable(
+        self, limit_seconds: float, not_before: float = 0.0, ready: Callable[[], None] = nothing
+    ) -> None:
         """See the contract. Raises UnavailableError when the relay log is not worked off in time."""
         deadline = time.monotonic() + limit_seconds
         # The keeper keeps its hands off, and the connection to a peer that may be dead ends, so that neither
@@ -147,7 +149,7 @@ class MariaDb:
         with self._turn, session(self._server.socket, limit_seconds) as own:
             self._receive_the_rest(own)
             self._forward.close()
-            self._open(own, deadline, Aim.UNDECIDED)
+            self._open(own, deadline, Aim.UNDECIDED, not_before, ready)
             self._aim = Aim.WRITABLE
             self._look = look(own, time.monotonic())
 
@@ -289,7 +291,14 @@ class MariaDb:
         server = self._server
         return serve.argv(words, server.socket, self._seeding.data, server.user, server.group, server.run)
 
-    def _open(self, own: Session, deadline: float, aim: Aim) -> None:
+    def _open(
+        self,
+        own: Session,
+        deadline: float,
+        aim: Aim,
+        not_before: float = 0.0,
+        ready: Callable[[], None] = nothing,
+    ) -> None:
         """Apply what was received, then allow writes, unless the aim is another one by then."""
         finish(self._seeding, own)
         drain(own, deadline)
@@ -302,6 +311,9 @@ class MariaDb:
             *DURABLE,
         )
         have_listeners_ask_anew(own)
+        ready()
+        while self._aim is aim and time.monotonic() < not_before:
+            time.sleep(APPLY_ROUND_SECONDS)
         if self._aim is not aim:
             raise UnavailableError("the role changed while the database was being opened")
         own.do("SET GLOBAL read_only = OFF")

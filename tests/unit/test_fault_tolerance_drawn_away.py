@@ -19,11 +19,14 @@ from fault_tolerance.drawn_away import (
     HURRIES_FOR_SECONDS,
     HURRY_SECONDS,
     LONELY_SECONDS,
+    NOTICED_SECONDS,
     PROOFS,
     DrawnAway,
+    writes_after,
 )
 from fault_tolerance.keepalived import Held
 from fault_tolerance.sights import Address, echo_request, is_echo_reply
+from fault_tolerance.view import Link, Peer, Rank, Role, Sight, View
 from tests.support import pair_values
 
 OWN, SHARED, GATEWAY = (ip_address(f"192.0.2.{last}") for last in (11, 10, 1))
@@ -196,6 +199,16 @@ def test_a_pair_without_shared_addresses_asks_nobody() -> None:
     drawn = DrawnAway(replace(PAIR, shared=(), cloud=True), selector, lambda: None, lambda _now: None)
     drawn.look(100.0, GATEWAY, serving=True, lonely_for=0.0)
     assert not selector.get_map()
+
+
+def test_a_new_master_writes_only_when_a_replaced_one_must_have_noticed() -> None:
+    rank = Rank(0, 0, 1)
+    dead = View(Role.SLAVE, 1, rank, link=Link.LOST, peer=Peer(Role.MASTER, 1, rank), gateway=Sight.SEEN)
+    assert writes_after(dead) == NOTICED_SECONDS > (PROOFS + 1) * HURRY_SECONDS
+    assert writes_after(replace(dead, peer=None)) == NOTICED_SECONDS, "a node that was never met"
+    handed_over = replace(dead, peer=Peer(Role.JOINING, 1, rank))
+    for at_once in (replace(dead, link=Link.UP), replace(dead, gateway=Sight.UNSET), handed_over):
+        assert writes_after(at_once) == 0.0
 
 
 @pytest.mark.parametrize("version", [4, 6])

@@ -139,6 +139,26 @@ def test_a_master_is_durable_before_it_takes_a_write(part: MariaDb) -> None:
     assert done.index("FLUSH LOCAL BINARY LOGS") < done.index("SET GLOBAL read_only = OFF")
 
 
+def test_a_database_is_ready_before_it_is_open_and_stays_closed_when_the_role_moves_on(part: MariaDb) -> None:
+    notes: list[str] = []
+    part._aim = Aim.WRITABLE
+    own = Statements()
+    own.done = notes
+    soon = time.monotonic() + 0.1
+    part._open(cast(Session, own), 0.0, Aim.WRITABLE, soon, lambda: notes.append("ready"))
+    assert time.monotonic() >= soon
+    assert notes.index("SET GLOBAL sync_binlog = 1") < notes.index("ready")
+    assert notes.index("ready") < notes.index("SET GLOBAL read_only = OFF")
+
+    def step_down() -> None:
+        part._aim = Aim.READ_ONLY
+
+    del notes[:]
+    with pytest.raises(UnavailableError, match="role changed"):
+        part._open(cast(Session, own), 0.0, Aim.WRITABLE, time.monotonic() + 3600, step_down)
+    assert "SET GLOBAL read_only = OFF" not in notes
+
+
 def test_without_a_server_nothing_may_be_taken_over_and_nobody_waits(part: MariaDb, tmp_path: Path) -> None:
     began = time.monotonic()
     assert part.state().obstacles == {Obstacle.REPLICA_BROKEN}

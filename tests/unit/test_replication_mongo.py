@@ -13,6 +13,7 @@ from mongo_double import Member, ServerError, WireServer
 
 from daemon.errors import CommandFailedError, UnavailableError
 from daemon.platform import Platform
+from fault_tolerance.contracts import nothing
 from fault_tolerance.database import has_mongodb
 from fault_tolerance.database.both import BothDatabases
 from fault_tolerance.database.mongo import MongoDb, connect, host, initial, with_master
@@ -125,7 +126,9 @@ class Relational(NoDatabase):
     def __init__(self) -> None:
         self.orders: list[str] = []
 
-    def make_writable(self, limit_seconds: float) -> None:
+    def make_writable(
+        self, limit_seconds: float, not_before: float = 0.0, ready: Callable[[], None] = nothing
+    ) -> None:
         self.orders.append("writable")
 
     def make_read_only(self, limit_seconds: float) -> None:
