@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -85,16 +86,31 @@ def begin_log_anew(own: Session) -> None:
         own.do("RESET MASTER", f"SET GLOBAL gtid_binlog_state = '{held}'")
 
 
-def shut(own: Session, deadline: float) -> None:
+def shut(own: Session, other: Session, deadline: float) -> None:
     """Refuse writes, and prove it. Raises UnavailableError or CommandFailedError.
 
     Sessions are killed first: what waits for the peer's confirmation must not be acknowledged to its client
-    by a node that steps down.
+    by a node that steps down. A client that comes back at once may commit before the server refuses it, and
+    wait for the peer as well; the server closes only after that, so `other` goes on killing meanwhile.
     """
+    spared = own.number("SELECT CONNECTION_ID()")
+    closed = threading.Event()
+
+    def kill_latecomers() -> None:
+        with suppress(CentralinoError):
+            while not closed.wait(KILL_ROUND_SECONDS):
+                kill_sessions(other, spared)
+
     own.do(f"SET SESSION lock_wait_timeout = {max(1, int(deadline - time.monotonic()))}")
-    kill_sessions(own)
-    own.do("SET GLOBAL read_only = ON")
-    while kill_sessions(own):
+    kill_sessions(other, spared)
+    killer = threading.Thread(target=kill_latecomers, name="database-latecomers", daemon=True)
+    killer.start()
+    try:
+        own.do("SET GLOBAL read_only = ON")
+    finally:
+        closed.set()
+        killer.join()
+    while kill_sessions(other, spared):
         if time.monotonic() > deadline:
             raise UnavailableError("sessions of the database do not end")
         time.sleep(KILL_ROUND_SECONDS)
@@ -103,12 +119,14 @@ def shut(own: Session, deadline: float) -> None:
         raise UnavailableError("the database stayed writable")
 
 
-def kill_sessions(own: Session) -> int:
-    """End every session of a client but this one; how many there were."""
+def kill_sessions(own: Session, spared: int) -> int:
+    """End every session of a client but this one and the `spared` one; how many there were."""
     return _kill(
         own,
-        "SELECT ID AS id FROM information_schema.PROCESSLIST WHERE ID <> CONNECTION_ID()"
+        "SELECT ID AS id FROM information_schema.PROCESSLIST WHERE ID NOT IN (CONNECTION_ID(), %s)"
         " AND USER NOT IN ('system user', 'event_scheduler', %s) AND COMMAND <> 'Daemon'",
+        spared,
+        REPLICA_USER,
     )
 
 
@@ -117,12 +135,12 @@ def have_listeners_ask_anew(own: Session) -> None:
 
     A server that comes back has no confirmations before its keeper has seen it, and the peer may be sooner.
     """
-    _kill(own, "SELECT ID AS id FROM information_schema.PROCESSLIST WHERE USER = %s")
+    _kill(own, "SELECT ID AS id FROM information_schema.PROCESSLIST WHERE USER = %s", REPLICA_USER)
 
 
-def _kill(own: Session, question: str) -> int:
-    """End the sessions that `question` finds, which is given the name of the replica's user."""
-    rows = own.rows(question, (REPLICA_USER,))
+def _kill(own: Session, question: str, *values: int | str) -> int:
+    """End the sessions that `question` finds."""
+    rows = own.rows(question, values)
     for row in rows:
         with suppress(CommandFailedError):  # it ended by itself
             own.do(f"KILL CONNECTION {int(str(row['id']))}")
