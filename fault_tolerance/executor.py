@@ -1,7 +1,7 @@
 """Promotion and demotion: steps with time limits, off the loop, demotion never behind promotion.
 
-Promotion, first what callers wait for: what was replicated applied, SIP open, database writable, addresses
-claimed; then trunks and files.
+Promotion, first what callers wait for: database writable, SIP open, addresses claimed; then trunks and files.
+A node that leaves its database closed for a moment, see drawn_away.py, opens SIP before it as far as it can.
 Demotion, first what does harm: addresses away and SIP closed, both verified in the kernel, then the database
 read-only, verified; what cannot be verified fails, and the role machine reboots the node.
 """
@@ -161,11 +161,14 @@ class Executor:
 
         def database_is_ready() -> None:
             step("database ready")
-            silence.open_sip()
-            step("SIP open")
+            if time.monotonic() < not_before:
+                silence.open_but_for_registrations()
+                step("SIP open but for registrations")
 
         self._database.make_writable(DATABASE_LIMIT_SECONDS, not_before, database_is_ready)
         step("database writable")
+        silence.open_sip()
+        step("SIP open")
         self._verdicts.write(may_hold=True)
         step("addresses claimed")
         if self._hook is not None:

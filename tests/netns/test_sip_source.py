@@ -15,6 +15,7 @@ import pytest
 
 from appliance.lab_sip import socket_in
 from fault_tolerance.keepalived import Held
+from fault_tolerance.silence import CLOSED, OPEN, UNREGISTERED
 from fault_tolerance.sip_source import GONE, render
 from tests.support import pair_values
 
@@ -74,6 +75,26 @@ def test_the_answer_comes_from_where_the_request_went(
     assert (request, sender) == (b"REGISTER", (PHONE, 5062))
     asterisk.sendto(b"200", sender)
     assert desk.recvfrom(100) == (b"200", (address, 5060))
+
+
+@pytest.mark.parametrize(
+    ("rules", "heard"),
+    [(CLOSED, []), (UNREGISTERED, [b"OPTIONS sip:a"]), (OPEN, [b"REGISTER sip:a", b"OPTIONS sip:a"])],
+)
+def test_what_a_node_hears_while_it_is_silent_opens_and_is_open(
+    ends: tuple[socket.socket, socket.socket], rules: str, heard: list[bytes]
+) -> None:
+    asterisk, desk = ends
+    node = f"centralino-source-{os.getpid()}-node"
+    subprocess.run(["ip", "netns", "exec", node, "nft", "-f", "-"], input=rules, text=True, check=True)
+    for request in (b"REGISTER sip:a", b"OPTIONS sip:a"):
+        desk.sendto(request, (SHARED, 5060))
+    subprocess.run(["ip", "netns", "exec", node, "nft", "-f", "-"], input=OPEN, text=True, check=True)
+    desk.sendto(b"end", (SHARED, 5060))
+    said = []
+    while (request := asterisk.recv(100)) != b"end":
+        said.append(request)
+    assert said == heard
 
 
 def test_what_the_node_begins_comes_from_the_shared_address(
