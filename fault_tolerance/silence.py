@@ -31,7 +31,7 @@ add rule {TABLE} output tcp dport {PORTS} drop
 """
 OPEN = f"add table {TABLE}\ndelete table {TABLE}\n"
 # "REGISTER" at the beginning of a datagram. What is registered is written to the database; a phone that gets
-# no answer asks again within half a second (RFC 3261 section 17.1.2), one that is told of a failure much later.
+# no answer asks again within half a second (RFC 3261 section 17.1.2), one that hears of a failure much later.
 REGISTER = f"@th,64,64 0x{b'REGISTER'.hex()}"
 UNREGISTERED = f"""\
 {OPEN}add table {TABLE}
