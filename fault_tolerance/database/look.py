@@ -89,6 +89,10 @@ class Said:
         closed = self.answers and not self.writable
         return closed and self.sequence > max(own.received.sequence, own.state.sequence)
 
+    def serves(self, now: float) -> bool:
+        """Whether the peer is heard, and its database takes writes."""
+        return self.answers and self.writable and now - self.moment <= FRESH_SECONDS
+
     def still_sends(self, now: float) -> bool:
         """Whether what is missing may be on its way: the word and the transactions travel apart."""
         return now < self.since + ARRIVAL_SECONDS
@@ -205,14 +209,13 @@ class Drought:
         self._receiving = True
         self._since: float | None = None
         self._breaks = 0
+        self.certain = False
 
     def judge(self, own: Look, said: Said | None) -> bool:
-        """Whether to wait any longer is in vain, by what was seen all the time."""
+        """Whether to wait any longer is in vain, by what was seen all the time; `certain` remembers it."""
         lacks = (
             said is not None
-            and said.answers
-            and said.writable
-            and own.moment - said.moment <= FRESH_SECONDS
+            and said.serves(own.moment)
             and said.sequence > max(own.received.sequence, own.state.sequence)
             and own.configured
             and own.applying
@@ -223,9 +226,9 @@ class Drought:
         elif self._receiving and not own.receiving:
             self._breaks += 1
         self._receiving = own.receiving
-        if self._since is None:
-            return False
-        return own.moment - self._since >= DROUGHT_SECONDS and self._breaks >= DROUGHT_BREAKS
+        lasts = self._since is not None and own.moment - self._since >= DROUGHT_SECONDS
+        self.certain = lasts and self._breaks >= DROUGHT_BREAKS
+        return self.certain
 
 
 class Lag:

@@ -19,7 +19,7 @@ from daemon.errors import CancelledError, CentralinoError, StorageError, Unavail
 from daemon.files import ensure_directory
 from daemon.run import run
 from fault_tolerance.contracts import Channel, PeerChannel, Progress, ReplicaState, nothing
-from fault_tolerance.database import serve, settings
+from fault_tolerance.database import serve, settings, wreck
 from fault_tolerance.database.closing import (
     APPLY_ROUND_SECONDS,
     CONFIRMATION_MILLISECONDS,
@@ -69,8 +69,8 @@ RESTART_LIMIT_SECONDS = 300.0
 ANSWER_LIMIT_SECONDS = 60.0
 # A master whose server hangs in a damaged log gives nothing after a copy either, until that has ended.
 COPY_AGAIN_SECONDS = 3600.0
-# Recovery after a power loss can fail for good. A person decides then, for the old data may hold more.
-NEW_COPY = "if it cannot start any more, this takes a new copy: centralino replication start --what db"
+# What replaced nothing may be tried again sooner.
+COPY_RETRY_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -114,9 +114,9 @@ class MariaDb:
         self._peer_position = GtidState()
         self._lag = Lag()
         self._patience = Patience()
-        self._drought, self._dry, self._next_copy = Drought(), False, 0.0
+        self._drought, self._wreck, self._next_copy = Drought(), wreck.Wreck(server.unit), 0.0
         self._note = ""
-        self._kept: Path | None = None
+        self._kept = wreck.Kept()
         self._peer_kept = ""
         self._seed_wanted = False
         self._seed_failed: CentralinoError | None = None
@@ -231,18 +231,16 @@ class MariaDb:
             )
         obstacles = found.obstacles
         details = [self._note or found.detail]
-        if own is None and self._aim is Aim.FOLLOWING:
-            details.append(NEW_COPY)
+        if own is None and (told := self._wreck.sentence()):
+            details.append(told)
         if self._seed_share is not None:
             obstacles = frozenset({Obstacle.SEEDING})
             details = [self._seed_text]
         elif self._note and self._aim is Aim.FOLLOWING and not (own and own.configured and own.applying):
             obstacles |= {Obstacle.REPLICA_BROKEN}
-        alarm = ""
-        if kept := self._kept:
-            alarm = f"transactions that this node alone had were kept in {kept}; look, and take the file away"
-        elif self._peer_kept:
-            alarm = f"transactions that the peer alone had were kept there, in {self._peer_kept}"
+        alarm = self._kept.sentence()
+        if not alarm and self._peer_kept:
+            alarm = f"what the peer alone had, or may have had, was kept there, in {self._peer_kept}"
         if alarm:
             details.append(alarm)
         text = "; ".join(details)
@@ -260,7 +258,7 @@ class MariaDb:
             "writable": own.writable,
             "synchronous": own.synchronous,
             "lag": self._lag.milliseconds(own) if self._aim is Aim.FOLLOWING else None,
-            "kept": str(self._kept or ""),
+            "kept": self._kept.place,
         }
 
     def heard(self, facts: dict[str, object]) -> None:
@@ -414,6 +412,9 @@ class MariaDb:
             kept = export(self._seeding.data, self._server.evidence, own, peer)
         if kept is not None:
             log.error("%d transactions that only this node had are kept in %s", kept.transactions, kept.path)
+        self._order_copy(why)
+
+    def _order_copy(self, why: str) -> None:
         log.warning("%s: it is copied anew", why)
         self._seed_wanted = True
         self._seed_share, self._seed_text = 0.0, f"{why}: it is copied anew"
@@ -424,13 +425,16 @@ class MariaDb:
             self._seed_share, self._seed_text = share or 0.0, text
 
         self._seed_cancelled.clear()
+        taken = False
         try:
             note(0.0, "asking the peer for a copy of its database")
+            wreck.mark(self._seeding.data, wrecked=not (self._seeding.unused or self._answers()))
             if not self._seeding.ready.exists():
                 receive(self._seeding, note, self._seed_cancelled)
             if self._aim is not Aim.FOLLOWING or self._ended.is_set():
                 raise CancelledError("this node's role changed while its database was being copied")
             note(0.95, "starting the database with the copy")
+            taken = True
             with self._turn:
                 run(["systemctl", "restart", self._server.unit], limit_seconds=RESTART_LIMIT_SECONDS)
                 self._begin_to_follow(ANSWER_LIMIT_SECONDS)
@@ -438,10 +442,24 @@ class MariaDb:
         except CentralinoError as error:
             self._seed_failed = error
             self._hold(error)
+            if not taken:
+                self._next_copy = min(self._next_copy, time.monotonic() + COPY_RETRY_SECONDS)
             # A person's order ends with its failure; what the keeper needs it orders again.
             self._seed_wanted = False
         finally:
             self._seed_share = None
+
+    def _answers(self) -> bool:
+        with suppress(CentralinoError), session(self._server.socket, SHORT_LIMIT_SECONDS):
+            return True
+        return False
+
+    def _replace_wreck(self) -> None:
+        """Order a copy in place of a server that cannot start any more."""
+        now = time.monotonic()
+        if self._aim is Aim.FOLLOWING and self._wreck.judge(now, self._said) and now >= self._next_copy:
+            self._next_copy = now + COPY_AGAIN_SECONDS
+            self._order_copy("this node's database cannot start any more")
 
     # --- the keeper -----------------------------------------------------------------------------------
 
@@ -463,6 +481,8 @@ class MariaDb:
                         self._turn.release()
             except UnavailableError as error:
                 self._lose(error)
+                with suppress(CentralinoError):
+                    self._replace_wreck()
             except CentralinoError as error:
                 self._hold(error)
             except Exception:
@@ -501,14 +521,16 @@ class MariaDb:
         whole = before is None or now >= self._whole_due
         if whole:
             self._whole_due = now + WHOLE_SECONDS
-            self._kept = max(self._server.evidence.glob("*.sql"), default=None)
+            self._kept = wreck.find(self._server.evidence, self._server.home)
         lineage = "" if before is None else before.lineage
         seen = look(self._watching, now, lineage, None if whole else before)
         # While nothing is written, and each node hears the other, every second look is left out.
         well = seen.on_both or (seen.receiving and seen.applying)
         self._calm = well and before is not None and seen == replace(before, moment=now)
         self._look = self._patience.judge(seen)
-        self._dry = self._aim is Aim.FOLLOWING and self._drought.judge(seen, self._said)
+        self._wreck.answered()
+        if self._aim is Aim.FOLLOWING:
+            self._drought.judge(seen, self._said)
 
     def _end_watching(self) -> None:
         watching, self._watching = self._watching, None
@@ -544,7 +566,7 @@ class MariaDb:
         elif self._aim is Aim.FOLLOWING and self._strayed(seen, now):
             self._retry_after = now + RETRY_SECONDS
             self._begin_to_follow(SHORT_LIMIT_SECONDS)
-        elif self._aim is Aim.FOLLOWING and self._dry and now >= self._next_copy:
+        elif self._aim is Aim.FOLLOWING and self._drought.certain and now >= self._next_copy:
             self._next_copy = now + COPY_AGAIN_SECONDS
             self._replace(seen.state, self._peer_position, "the peer has more, but its log cannot be read")
 

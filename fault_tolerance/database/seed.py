@@ -25,6 +25,7 @@ from fault_tolerance.contracts import Progress
 from fault_tolerance.database.gtid import GtidState, parse
 from fault_tolerance.database.serve import size
 from fault_tolerance.database.session import Session
+from fault_tolerance.database.wreck import put_away
 from fault_tolerance.process import end, pipe, start
 
 MARKER = "centralino-seed.json"
@@ -49,6 +50,11 @@ class Seeding:
         return self.home / "data"
 
     @property
+    def unused(self) -> bool:
+        """Whether `data` is a copy that no server has come up with yet."""
+        return (self.data / MARKER).exists()
+
+    @property
     def staging(self) -> Path:
         """What is being received."""
         return self.home / "data.seed"
@@ -68,6 +74,7 @@ def receive(seeding: Seeding, progress: Progress, cancelled: threading.Event) ->
     """Bring the copy as far as `ready`. Raises CancelledError, StorageError, UnavailableError or
     CommandFailedError, and then this node's own data is as it was."""
     shutil.rmtree(seeding.staging, ignore_errors=True)
+    put_away(seeding.old)  # of a copy that took its place and never served
     progress(0.0, "asking the peer for a copy of its database")
     state = _fetch(seeding, progress, cancelled)
     progress(RECEIVED_SHARE, "making the copy consistent")
@@ -99,7 +106,7 @@ def finish(seeding: Seeding, own: Session) -> bool:
         f"SET GLOBAL gtid_slave_pos = '{state.position_text}'",
     )
     marker.unlink()
-    shutil.rmtree(seeding.old, ignore_errors=True)
+    put_away(seeding.old)
     return True
 
 

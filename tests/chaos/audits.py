@@ -16,7 +16,7 @@ from appliance.lab_host import LabError, wait_for
 from tests.chaos.faults import Move, Row
 from tests.chaos.load import ARP_SECONDS, Acknowledged, double_holders, longest_gap, sip_answers
 from tests.chaos.observe import Span, overlaps
-from tests.chaos.scene import EVIDENCE, MESSAGES, SET_ASIDE, Scene
+from tests.chaos.scene import EVIDENCE, MESSAGES, SET_ASIDE, WRECKS, Scene
 
 # One advert of the standard profile, and what asking each 0.05 s adds at both ends.
 ADVERT_SECONDS = 0.3 + 2 * ARP_SECONDS
@@ -204,6 +204,7 @@ def alarms_came_and_went(scene: Scene, outcome: Outcome, row: Row, since: float)
         outcome.failures.append(f"no alarm {', '.join(sorted(missing))}; there were {sorted(raised)}")
     for node in scene.pair.nodes:
         node.run(["find", EVIDENCE, "-name", "*.sql", "-delete"], check=False)
+        node.run(["sh", "-c", f"rm -rf {WRECKS}"], check=False)
 
     def left() -> dict[str, str]:
         found: dict[str, str] = {}
@@ -255,6 +256,10 @@ def _numbers(scene: Scene, node: Node) -> set[int]:
 def _evidence(scene: Scene, node: Node) -> set[int]:
     words = ["find", EVIDENCE, "-name", "*.sql", "-exec", "cat", "{}", "+"]
     text = node.run(words, check=False, limit_seconds=60).output
+    decode = (
+        f"for log in {WRECKS}/centralino-bin.0*; do mariadb-binlog --base64-output=decode-rows -v $log; done"
+    )
+    text += node.run(["sh", "-c", decode], check=False, limit_seconds=60).output
     return {int(found) for found in EVIDENCE_ROW.findall(text)}
 
 

@@ -20,6 +20,7 @@ TREE = "/var/spool/asterisk/voicemail"
 MESSAGES = f"{TREE}/chaos"
 SET_ASIDE = f"{TREE}/.centralino-removed"
 EVIDENCE = "/var/lib/centralino/fault-tolerance/database/evidence"
+WRECKS = "/var/lib/mysql/data.kept-*"
 
 
 @dataclass

@@ -184,17 +184,53 @@ def test_a_slave_that_does_not_confirm_is_an_alarm_and_a_reason(pair: PairOfNode
     pair.wait_healthy()
 
 
-def test_a_database_that_cannot_start_any_more_is_copied_anew(pair: PairOfNodes) -> None:
-    """A power loss can be more than MariaDB's recovery gets over: status names the way out, and it works."""
-    slave = pair.second
+def test_a_database_that_cannot_start_any_more_is_replaced_and_kept(pair: PairOfNodes) -> None:
+    """A power loss can be more than MariaDB's recovery gets over: a slave gets over that by itself."""
+    master, slave = pair.first, pair.second
+    write = "REPLACE INTO centralino.bulk (n, text) VALUES ({}, 'before and after')"
+    master.run(["mariadb", "-e", write.format(501)])
     spoiled = "systemctl kill --signal=SIGKILL mariadb; truncate -s 0 /var/lib/mysql/data/ib_logfile0"
     slave.run(["sh", "-c", spoiled])
+    began = time.monotonic()
+    wait_for(lambda: "its starts fail" in str(status(slave)["database"]), 60, "what will be done, in status")
+    master.run(["mariadb", "-e", write.format(502)])
+    directory = Path("/var/lib/mysql")
+    wait_for(lambda: kept(slave), 120, "the old data set aside")
+    pair.wait_healthy()
+    print(f"healthy {time.monotonic() - began:.0f} s after the end of the database")
+    (old,) = kept(slave)
+    assert (old / "ibdata1").exists() and (old / "centralino-bin.index").exists()
+    assert {path.name for path in slave.path(str(directory)).glob("data*")} == {"data", old.name}
+    for node, words in ((slave, "never got"), (master, "may have had")):
+        wait_for(lambda node=node, words=words: told(node, words, f"{directory}/{old.name}"), 30, "the alarm")
+    count = "SELECT COUNT(*), SUM(n) FROM centralino.bulk"
+    assert len({node.run(["mariadb", "-Ne", count]).output for node in pair.nodes}) == 1
+    slave.run(["rm", "-r", f"{directory}/{old.name}"])
+    wait_for(lambda: not told(slave, "kept") and not told(master, "kept"), 30, "the end of the alarm")
+
+
+def told(node: Node, *words: str) -> bool:
+    """Whether one alarm says all of it."""
+    alarms = json.loads(node.run(["centralino", "status", "--json"]).output)["alarms"]
+    return any(all(word in str(alarm) for word in words) for alarm in alarms)
+
+
+def kept(node: Node) -> list[Path]:
+    return list(node.path("/var/lib/mysql").glob("data.kept-*"))
+
+
+def test_a_person_need_not_wait_for_the_copy(pair: PairOfNodes) -> None:
+    """The same within the hour: the order that status names is carried out, and the old data are kept."""
+    slave = pair.second
+    slave.run(["sh", "-c", "systemctl kill --signal=SIGKILL mariadb; rm /var/lib/mysql/data/ibdata1"])
     way_out = "replication start --what db"
     wait_for(lambda: way_out in str(status(slave)["database"]), 60, "the way out in status")
     done = start(slave, "db")
     assert done.ok, done.errors
     pair.wait_healthy()
+    (old,) = kept(slave)
     assert way_out not in str(status(slave)["database"])
+    slave.run(["rm", "-r", f"/var/lib/mysql/{old.name}"])
 
 
 def test_a_master_whose_log_cannot_be_read_has_its_slave_copied_anew(pair: PairOfNodes) -> None:
