@@ -29,7 +29,7 @@ Progress = Callable[[float | None, str], None]
 
 
 def nothing() -> None:
-    """What is done with it when nobody waits for it."""
+    """For whom it makes no difference."""
 
 
 class Channel(StrEnum):
@@ -75,8 +75,8 @@ class DatabaseReplica(Protocol):
     def make_writable(
         self, limit_seconds: float, not_before: float = 0.0, ready: Callable[[], None] = nothing
     ) -> None:
-        """Drain the relay log, end the replication from the peer, call `ready`, and allow writes, though
-        `not_before` (monotonic seconds)."""
+        """Drain the relay log, end the replication from the peer, call `ready`, and allow writes when
+        the clock has passed `not_before` (monotonic seconds)."""
         ...
 
     def make_read_only(self, limit_seconds: float) -> None:

@@ -544,7 +544,8 @@ class Runtime:
                 self._keep(lambda: self.state.change(epoch=peer.epoch))
             case Action.PROMOTE:
                 self.guard.announce_once()
-                self.executor.promote(self.state.durable.epoch, writes_after(view))
+                patience = 0.0 if self.pair.cloud else writes_after(view)
+                self.executor.promote(self.state.durable.epoch, patience)
             case Action.DEMOTE:
                 self.executor.demote()
             case Action.FOLLOW:
