@@ -33,11 +33,13 @@ from fault_tolerance.database.closing import (
     shut,
     wait_for_nobody,
 )
+from fault_tolerance.database.door import end_others
 from fault_tolerance.database.evidence import Evidence, export
 from fault_tolerance.database.forward import Forward
 from fault_tolerance.database.gtid import Comparison, GtidState, classify, parse
 from fault_tolerance.database.look import (
     FRESH_SECONDS,
+    GIVE_UP_SECONDS,
     Aim,
     Drought,
     Lag,
@@ -471,6 +473,7 @@ class MariaDb:
             try:
                 if (waited := time.monotonic() - began) > STALL_SECONDS and self._aim is Aim.WRITABLE:
                     self._stood_still(waited)
+                self._end_copy_of_a_silent_peer()
                 if self._seed_wanted and self._aim is Aim.FOLLOWING and not self._ended.is_set():
                     self._seed()
                 if self._turn.acquire(blocking=False):
@@ -488,6 +491,12 @@ class MariaDb:
             except Exception:
                 log.exception("the database could not be looked after")
                 self._lose(None)
+
+    def _end_copy_of_a_silent_peer(self) -> None:
+        """A copy that nobody reads any more may hold the lock that every commit needs, until TCP gives up."""
+        said = self._said
+        if said is not None and time.monotonic() - said.moment > GIVE_UP_SECONDS:
+            end_others(str(self._server.run), serve.SEED)
 
     def _stood_still(self, seconds: float) -> None:
         """The peer may write by now: close, and open again when it is known that it does not."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,7 +14,8 @@ import pytest
 
 from daemon.errors import UnavailableError
 from fault_tolerance.database.closing import CONFIRMATION_MILLISECONDS, PULSE
-from fault_tolerance.database.look import Aim
+from fault_tolerance.database.door import begun
+from fault_tolerance.database.look import GIVE_UP_SECONDS, Aim
 from fault_tolerance.database.replica import DOUBT_SECONDS, MariaDb, Server
 from fault_tolerance.database.session import Row, Session
 from fault_tolerance.view import Obstacle
@@ -192,6 +195,22 @@ def test_a_node_that_stood_still_opens_when_the_peer_is_known_not_to_write(part:
     part._aim = Aim.WRITABLE
     opened(part, Aim.WRITABLE)
     assert part._still_at is None
+
+
+def test_a_copy_for_a_peer_that_fell_silent_is_ended(
+    part: MariaDb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part.close()  # the keeper; the test takes its place
+    with subprocess.Popen(["sleep", "60"]) as copy:
+        (tmp_path / "run" / f"seed-{copy.pid}").write_text(begun(str(copy.pid)))
+        part.heard({"answers": True, "sequence": 1, "writable": False})
+        part._end_copy_of_a_silent_peer()
+        assert copy.poll() is None
+        later = time.monotonic() + GIVE_UP_SECONDS
+        monkeypatch.setattr(time, "monotonic", lambda: later)
+        part._end_copy_of_a_silent_peer()
+        assert copy.wait(5) == -signal.SIGKILL
+    part._end_copy_of_a_silent_peer()
 
 
 def test_a_calm_database_is_looked_at_half_as_often(part: MariaDb) -> None:
