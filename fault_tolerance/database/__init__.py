@@ -41,7 +41,8 @@ def has_mongodb(box: Platform) -> bool:
 def _relational(pair: Pair, channel: PeerChannel, box: Platform) -> DatabaseReplica:
     import pwd
 
-    from fault_tolerance.database.replica import MariaDb, Server
+    from fault_tolerance.database.replica import MariaDb
+    from fault_tolerance.database.server import Server
     from fault_tolerance.database.session import REPLICA_USER
     from fault_tolerance.database.settings import server_id
 

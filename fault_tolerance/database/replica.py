@@ -12,8 +12,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 from daemon.errors import CancelledError, CentralinoError, StorageError, UnavailableError
 from daemon.files import ensure_directory
@@ -53,7 +52,9 @@ from fault_tolerance.database.look import (
     slave_state,
 )
 from fault_tolerance.database.seed import Seeding, finish, receive
+from fault_tolerance.database.server import Server
 from fault_tolerance.database.session import REPLICA_USER, Session, connect, connect_through, session
+from fault_tolerance.database.stuck import Stuck
 from fault_tolerance.view import Obstacle
 
 log = logging.getLogger(__name__)
@@ -75,29 +76,6 @@ COPY_AGAIN_SECONDS = 3600.0
 COPY_RETRY_SECONDS = 60.0
 
 
-@dataclass(frozen=True)
-class Server:
-    """Where this node's database is. `home` holds its data directory; `user` and `group` are the numbers of
-    the system user as whom the peer reads, `owner_id` the database's own."""
-
-    socket: Path
-    home: Path
-    configuration: Path
-    unit: str
-    owner: str
-    owner_id: int
-    user: int
-    group: int
-    number: int
-    state: Path
-    run: Path
-
-    @property
-    def evidence(self) -> Path:
-        """What only this node had, and what people have not taken away yet."""
-        return self.state / "evidence"
-
-
 class MariaDb:
     """`contracts.DatabaseReplica`."""
 
@@ -117,6 +95,7 @@ class MariaDb:
         self._lag = Lag()
         self._patience = Patience()
         self._drought, self._wreck, self._next_copy = Drought(), wreck.Wreck(server.unit), 0.0
+        self._stuck = Stuck()
         self._note = ""
         self._kept = wreck.Kept()
         self._peer_kept = ""
@@ -570,6 +549,11 @@ class MariaDb:
         elif self._aim is Aim.WRITABLE and seen.listeners and not seen.synchronous and self._watching:
             self._retry_after = now + RETRY_SECONDS
             self._watching.do(PULSE)
+        elif self._aim is Aim.WRITABLE and self._awaits_peer(seen, now) and self._watching:
+            self._retry_after = now + RETRY_SECONDS
+            if self._stuck.judge(self._watching):
+                log.warning("a connection that the peer has left does not end: it is freed")
+                wait_for_nobody(self._watching)
         elif self._aim is Aim.READ_ONLY and seen.writable:
             self.make_read_only(ANSWER_LIMIT_SECONDS)
         elif self._aim is Aim.FOLLOWING and self._strayed(seen, now):
@@ -578,6 +562,12 @@ class MariaDb:
         elif self._aim is Aim.FOLLOWING and self._drought.certain and now >= self._next_copy:
             self._next_copy = now + COPY_AGAIN_SECONDS
             self._replace(seen.state, self._peer_position, "the peer has more, but its log cannot be read")
+
+    def _awaits_peer(self, seen: Look, now: float) -> bool:
+        """Whether the peer is here, serves not, and nobody of it listens, nor does a commit wait for it."""
+        said = self._said
+        here = said is not None and not said.writable and now - said.moment <= FRESH_SECONDS
+        return here and not seen.listeners and not seen.waiting
 
     def _strayed(self, seen: Look, now: float) -> bool:
         said = self._said

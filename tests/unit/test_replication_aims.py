@@ -15,9 +15,11 @@ import pytest
 from daemon.errors import UnavailableError
 from fault_tolerance.database.closing import CONFIRMATION_MILLISECONDS, PULSE
 from fault_tolerance.database.door import begun
-from fault_tolerance.database.look import GIVE_UP_SECONDS, Aim
-from fault_tolerance.database.replica import DOUBT_SECONDS, MariaDb, Server
+from fault_tolerance.database.look import GIVE_UP_SECONDS, Aim, Look
+from fault_tolerance.database.replica import DOUBT_SECONDS, MariaDb
+from fault_tolerance.database.server import Server
 from fault_tolerance.database.session import Row, Session
+from fault_tolerance.database.stuck import Stuck
 from fault_tolerance.view import Obstacle
 
 
@@ -230,3 +232,32 @@ def test_a_calm_database_is_looked_at_half_as_often(part: MariaDb) -> None:
     replica.receiving = False
     part._whole_due = 0.0
     assert [watch() for _ in range(3)] == [True, True, True]
+
+
+class Connections(Statements):
+    """A master's, with one list of ended ones for each time it is asked."""
+
+    def __init__(self, *ended: list[int]) -> None:
+        super().__init__()
+        self.ended = list(ended)
+
+    def rows(self, statement: str, values: tuple[object, ...] = ()) -> list[Row]:
+        return [{"id": number} for number in self.ended.pop(0)]
+
+
+def test_only_an_ended_connection_that_stays_is_freed() -> None:
+    own, stuck = cast(Session, Connections([], [7], [8], [8, 9], [])), Stuck()
+    assert [stuck.judge(own) for _ in range(5)] == [False, False, False, True, False]
+
+
+def test_a_master_frees_nothing_while_somebody_may_be_waiting_or_the_peer_is_away(part: MariaDb) -> None:
+    now = time.monotonic()
+    assert not part._awaits_peer(Look(now), now)
+    part.heard({"answers": True, "sequence": 1, "writable": False})
+    now = time.monotonic()
+    assert part._awaits_peer(Look(now), now)
+    assert not part._awaits_peer(Look(now, waiting=1), now)
+    assert not part._awaits_peer(Look(now, listeners=1), now)
+    assert not part._awaits_peer(Look(now), now + 5)
+    part.heard({"answers": True, "sequence": 1, "writable": True})
+    assert not part._awaits_peer(Look(now), now)
