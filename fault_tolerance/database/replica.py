@@ -70,10 +70,6 @@ DOUBT_SECONDS = 3.0
 SHORT_LIMIT_SECONDS = 3.0
 RESTART_LIMIT_SECONDS = 300.0
 ANSWER_LIMIT_SECONDS = 60.0
-# A master whose server hangs in a damaged log gives nothing after a copy either, until that has ended.
-COPY_AGAIN_SECONDS = 3600.0
-# What replaced nothing may be tried again sooner.
-COPY_RETRY_SECONDS = 60.0
 
 
 class MariaDb:
@@ -424,7 +420,9 @@ class MariaDb:
             self._seed_failed = error
             self._hold(error)
             if not taken:
-                self._next_copy = min(self._next_copy, time.monotonic() + COPY_RETRY_SECONDS)
+                soon = time.monotonic() + wreck.COPY_RETRY_SECONDS
+                self._next_copy = min(self._next_copy, soon)
+                self._wreck.not_before = min(self._wreck.not_before, soon)
             # A person's order ends with its failure; what the keeper needs it orders again.
             self._seed_wanted = False
         finally:
@@ -438,8 +436,7 @@ class MariaDb:
     def _replace_wreck(self) -> None:
         """Order a copy in place of a server that cannot start any more."""
         now = time.monotonic()
-        if self._aim is Aim.FOLLOWING and self._wreck.judge(now, self._said) and now >= self._next_copy:
-            self._next_copy = now + COPY_AGAIN_SECONDS
+        if self._aim is Aim.FOLLOWING and self._wreck.judge(now, self._said):
             self._order_copy("this node's database cannot start any more")
 
     # --- the keeper -----------------------------------------------------------------------------------
@@ -560,7 +557,7 @@ class MariaDb:
             self._retry_after = now + RETRY_SECONDS
             self._begin_to_follow(SHORT_LIMIT_SECONDS)
         elif self._aim is Aim.FOLLOWING and self._drought.certain and now >= self._next_copy:
-            self._next_copy = now + COPY_AGAIN_SECONDS
+            self._next_copy = now + wreck.COPY_AGAIN_SECONDS
             self._replace(seen.state, self._peer_position, "the peer has more, but its log cannot be read")
 
     def _awaits_peer(self, seen: Look, now: float) -> bool:

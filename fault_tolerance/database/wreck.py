@@ -23,6 +23,8 @@ NAME = "data.kept-%Y%m%dT%H%M%SZ"
 # recovery is work, and one that hangs is ended by supervision. A minute, because what passes by itself has
 # passed by then; and a copy in vain costs nothing but its room.
 REFUSING_SECONDS, REFUSED_STARTS = 60.0, 3
+# A copy that did not help will not help soon either; one that has replaced nothing may be tried again.
+COPY_AGAIN_SECONDS, COPY_RETRY_SECONDS = 3600.0, 60.0
 ASK_SECONDS, ASK_LIMIT_SECONDS = 2.0, 5.0
 # By these it ended itself; what ends it by another one is somebody else. From 200 on systemd speaks, not it.
 OWN_SIGNALS = frozenset({signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV})
@@ -38,6 +40,7 @@ class Wreck:
 
     def __init__(self, unit: str) -> None:
         self._unit = unit
+        self.not_before = 0.0
         self.answered()
 
     def answered(self) -> None:
@@ -51,7 +54,8 @@ class Wreck:
         return WAY_OUT if self._refused else ""
 
     def judge(self, now: float, said: Said | None) -> bool:
-        """Whether only a copy helps, and the peer serves and can give one; asked while nobody answers here.
+        """Whether only a copy helps, and the peer serves and can give one; asked while nobody answers here,
+        and true at most once an hour.
 
         Raises CommandFailedError if systemd does not say.
         """
@@ -64,7 +68,11 @@ class Wreck:
         if unit.refused:
             self._refused |= {unit.ended}
         lasts = now - self._since >= REFUSING_SECONDS and len(self._refused) >= REFUSED_STARTS
-        return lasts and not unit.alive and said is not None and said.serves(now)
+        certain = lasts and not unit.alive and said is not None and said.serves(now)
+        if not certain or now < self.not_before:
+            return False
+        self.not_before = now + COPY_AGAIN_SECONDS
+        return True
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,18 @@ def test_only_a_peer_that_serves_gives_a_copy(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(wreck, "ask", lambda _unit: wreck.parse(shown(0, 1, 1, 1)))
     watched = wreck.Wreck("mariadb.service")
     assert not any(watched.judge(float(second), MASTER) for second in range(10, 200))
+
+
+def test_a_second_copy_waits_for_an_hour(monkeypatch: pytest.MonkeyPatch) -> None:
+    watched, copies = wreck.Wreck("mariadb.service"), []
+    for second in range(8000):
+        text = shown(0, 1 + second // 5, 1, 1)
+        monkeypatch.setattr(wreck, "ask", lambda _unit, text=text: wreck.parse(text))
+        if watched.judge(float(second), Said(float(second), True, False, 5)):
+            copies.append(second)
+            watched.answered()
+    assert len(copies) == 3
+    assert all(later - sooner >= 3600 for sooner, later in pairwise(copies))
 
 
 def test_a_server_that_answers_again_is_no_wreck(monkeypatch: pytest.MonkeyPatch) -> None:
