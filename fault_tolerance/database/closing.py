@@ -86,12 +86,12 @@ def begin_log_anew(own: Session) -> None:
         own.do("RESET MASTER", f"SET GLOBAL gtid_binlog_state = '{held}'")
 
 
-def shut(own: Session, other: Session, deadline: float) -> None:
+def shut(own: Session, socket: Path, deadline: float) -> None:
     """Refuse writes, and prove it. Raises UnavailableError or CommandFailedError.
 
     Sessions are killed first: what waits for the peer's confirmation must not be acknowledged to its client
     by a node that steps down. A client that comes back at once may commit before the server refuses it, and
-    wait for the peer as well; the server closes only after that, so `other` goes on killing meanwhile.
+    wait for the peer as well; the server closes only after that, so a second session goes on killing.
     """
     spared = own.number("SELECT CONNECTION_ID()")
     closed = threading.Event()
@@ -101,19 +101,21 @@ def shut(own: Session, other: Session, deadline: float) -> None:
             while not closed.wait(KILL_ROUND_SECONDS):
                 kill_sessions(other, spared)
 
-    own.do(f"SET SESSION lock_wait_timeout = {max(1, int(deadline - time.monotonic()))}")
-    kill_sessions(other, spared)
-    killer = threading.Thread(target=kill_latecomers, name="database-latecomers", daemon=True)
-    killer.start()
-    try:
-        own.do("SET GLOBAL read_only = ON")
-    finally:
-        closed.set()
-        killer.join()
-    while kill_sessions(other, spared):
-        if time.monotonic() > deadline:
-            raise UnavailableError("sessions of the database do not end")
-        time.sleep(KILL_ROUND_SECONDS)
+    left = deadline - time.monotonic()
+    own.do(f"SET SESSION lock_wait_timeout = {max(1, int(left))}")
+    with session(socket, max(1.0, left / 2)) as other:
+        kill_sessions(other, spared)
+        killer = threading.Thread(target=kill_latecomers, name="database-latecomers", daemon=True)
+        killer.start()
+        try:
+            own.do("SET GLOBAL read_only = ON")
+        finally:
+            closed.set()
+            killer.join()
+        while kill_sessions(other, spared):
+            if time.monotonic() > deadline:
+                raise UnavailableError("sessions of the database do not end")
+            time.sleep(KILL_ROUND_SECONDS)
     own.do("SET GLOBAL rpl_semi_sync_master_enabled = OFF")
     if own.number("SELECT @@read_only") != 1:
         raise UnavailableError("the database stayed writable")

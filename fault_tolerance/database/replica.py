@@ -140,12 +140,8 @@ class MariaDb:
             # Its session would be killed with those of the clients.
             self._end_watching()
             try:
-                patience = max(1.0, limit_seconds / 2)
-                with (
-                    session(self._server.socket, patience) as own,
-                    session(self._server.socket, patience) as other,
-                ):
-                    shut(own, other, deadline)
+                with session(self._server.socket, max(1.0, limit_seconds / 2)) as own:
+                    shut(own, self._server.socket, deadline)
                     self._look = look(own, time.monotonic())
             except CentralinoError as error:
                 log.error("the database did not become read-only (%s): it is killed", error)
@@ -480,11 +476,8 @@ class MariaDb:
         with self._turn:
             if self._aim is Aim.WRITABLE:
                 self._still_at = time.monotonic()
-                with (
-                    session(self._server.socket, SHORT_LIMIT_SECONDS) as own,
-                    session(self._server.socket, SHORT_LIMIT_SECONDS) as other,
-                ):
-                    shut(own, other, self._still_at + SHORT_LIMIT_SECONDS)
+                with session(self._server.socket, SHORT_LIMIT_SECONDS) as own:
+                    shut(own, self._server.socket, self._still_at + SHORT_LIMIT_SECONDS)
 
     def _may_open(self, now: float) -> bool:
         """Whether nobody else writes: the peer says so, in words that did not lie here meanwhile, or it has

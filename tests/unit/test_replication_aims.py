@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import cast
 
 import pytest
 
 from daemon.errors import UnavailableError
+from fault_tolerance.database import closing
 from fault_tolerance.database.closing import CONFIRMATION_MILLISECONDS, PULSE
 from fault_tolerance.database.door import begun
 from fault_tolerance.database.look import GIVE_UP_SECONDS, Aim, Look
@@ -162,6 +165,44 @@ def test_a_database_is_ready_before_it_is_open_and_stays_closed_when_the_role_mo
     with pytest.raises(UnavailableError, match="role changed"):
         part._open(cast(Session, own), 0.0, Aim.WRITABLE, time.monotonic() + 3600, step_down)
     assert "SET GLOBAL read_only = OFF" not in notes
+
+
+class Closing(Statements):
+    """A server that closes only when the session of a client that came back meanwhile has been ended."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clients: list[int] = [1]
+        self.came_back, self.ended = threading.Event(), threading.Event()
+
+    def do(self, *statements: str) -> None:
+        super().do(*statements)
+        for statement in statements:
+            if statement.startswith("KILL CONNECTION "):
+                self.clients.remove(int(statement.split()[-1]))
+                if self.came_back.is_set():
+                    self.ended.set()
+            elif statement == "SET GLOBAL read_only = ON":
+                self.clients.append(2)
+                self.came_back.set()
+                if not self.ended.wait(5):
+                    raise UnavailableError("the database does not answer")
+
+    def rows(self, statement: str, values: tuple[object, ...] = ()) -> list[Row]:
+        return [{"id": number} for number in self.clients]
+
+    def number(self, statement: str) -> int:
+        return 1
+
+
+def test_a_client_that_comes_back_at_once_does_not_hold_the_closing_up(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    server = Closing()
+    monkeypatch.setattr(closing, "session", lambda _socket, _limit: nullcontext(server))
+    closing.shut(cast(Session, server), tmp_path, time.monotonic() + 5)
+    order = [statement for statement in server.done if statement.startswith(("KILL", "SET GLOBAL read_only"))]
+    assert order == ["KILL CONNECTION 1", "SET GLOBAL read_only = ON", "KILL CONNECTION 2"]
 
 
 def test_without_a_server_nothing_may_be_taken_over_and_nobody_waits(part: MariaDb, tmp_path: Path) -> None:
