@@ -424,3 +424,34 @@ def test_progress_without_a_terminal_is_plain_lines() -> None:
     assert lines[1] == "  > unknown [bracketed] (about 12 s)"
     assert lines[2].startswith("  + unknown [bracketed]: ")
     assert "\x1b" not in stream.getvalue()
+
+
+INTERRUPTED_WHILE_IT_LOOKS = """
+import os, signal, tempfile
+
+def open_and_interrupt(path, *arguments, real=os.open):
+    opened = real(path, *arguments)
+    os.open = real
+    os.kill(os.getpid(), signal.SIGINT)
+    return opened
+
+from appliance.stages import interruptible
+os.open = open_and_interrupt
+with interruptible():
+    tempfile.gettempdir()
+"""
+
+
+def test_ctrl_c_leaves_no_trial_file_of_the_temporary_directory(tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_WHILE_IT_LOOKS],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(TREE), "TMPDIR": str(scratch)},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert "KeyboardInterrupt" in done.stderr, done.stderr
+    assert not list(scratch.iterdir())
