@@ -163,6 +163,7 @@ class Executor:
             step("database ready")
             if time.monotonic() < not_before:
                 silence.open_but_for_registrations()
+                self.background("PBX", self._pbx.open)
                 step("SIP open but for registrations")
 
         self._database.make_writable(DATABASE_LIMIT_SECONDS, not_before, database_is_ready)

@@ -12,13 +12,17 @@ from subprocess import PIPE
 
 from daemon.errors import StorageError
 from daemon.files import ensure_directory
-from fault_tolerance.database.gtid import Gtid, GtidState, last_common
+from fault_tolerance.database.gtid import Gtid, GtidState, last_common, parse
 from fault_tolerance.process import end, pipe, start
 
 # `#261124 20:07:32 server id 1  end_log_pos 512 CRC32 0x1 	GTID 0-1-17 trans`
 _BEGINS = re.compile(rb"^#\d{6}\s.*\tGTID (\d+)-(\d+)-(\d+)\b")
 _ENDS = (b"DELIMITER ;", b"# End of log file")
+# What all older files hold together; it stands near the begin of each: `Gtid list [0-1-17,` `# 0-2-21]`
+_OLDER = re.compile(rb"\tGtid list \[([^]]*)\]")
+HEAD_BYTES = 65536
 PRIVATE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+DECODE = ["mariadb-binlog", "--no-defaults", "--base64-output=decode-rows", "-vv"]
 HEADER = """\
 -- Transactions that only this node had when it came back to its peer, and that its peer did not get.
 -- Written before this node's database was replaced by a copy of the peer's.
@@ -26,36 +30,44 @@ HEADER = """\
 -- Peer's:        {peer}
 -- Rows stand in the lines that begin with ###, as mariadb-binlog shows them; apply by hand what is missed.
 """
+BROKEN = "-- Here {name} cannot be read any further.\n"
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """A file, and how many transactions it holds."""
+    """A file, and how many transactions it holds; `unreadable` files of the log may hold more."""
 
     path: Path
     transactions: int
+    unreadable: tuple[str, ...] = ()
 
 
 def export(data: Path, directory: Path, own: GtidState, peer: GtidState) -> Evidence | None:
     """Write every transaction of `own` that `peer` does not hold; None if the log has none.
 
-    `data` is the data directory with the log; the server may run or not. Raises StorageError, and then
-    nothing must be thrown away.
+    `data` is the data directory with the log; the server may run or not. A full disk or a power loss can end
+    a file of the log in the middle of an event: what stands before it and in the other files is written.
+    Raises StorageError, and then nothing must be thrown away.
     """
-    logs = log_files(data)
+    logs = needed(log_files(data), peer)
     ensure_directory(directory, 0o700)
     path = directory / time.strftime("only-here-%Y%m%dT%H%M%SZ.sql", time.gmtime())
     temporary = path.with_suffix(".new")
-    count = 0
+    count, unreadable = 0, list[str]()
     try:
         with os.fdopen(os.open(temporary, PRIVATE, 0o600), "wb") as file:
             file.write(HEADER.format(own=own or "nothing", peer=peer or "nothing").encode())
-            for block in missing(_decoded(logs, last_common(own, peer)), peer):
-                file.writelines(block)
-                count += 1
+            for log in logs:
+                decoded = _Decoded(log, last_common(own, peer) if log is logs[0] else GtidState())
+                for block in missing(decoded, peer):
+                    file.writelines(block)
+                    count += 1
+                if not decoded.whole:
+                    unreadable.append(log.name)
+                    file.write(BROKEN.format(name=log.name).encode())
             file.flush()
             os.fsync(file.fileno())
-        if count == 0:
+        if count == 0 and not unreadable:
             temporary.unlink()
             return None
         temporary.replace(path)
@@ -65,7 +77,28 @@ def export(data: Path, directory: Path, own: GtidState, peer: GtidState) -> Evid
             f"the transactions that only this node has could not be kept in {directory}: {error.strerror}",
             "make room there; nothing was thrown away",
         ) from error
-    return Evidence(path, count)
+    return Evidence(path, count, tuple(unreadable))
+
+
+def needed(logs: list[Path], peer: GtidState) -> list[Path]:
+    """The files of the log that may hold what `peer` does not; older ones need not even be readable."""
+    for index in range(len(logs) - 1, 0, -1):
+        older = older_than(logs[index])
+        if older is not None and peer.includes(older):
+            return logs[index:]
+    return logs
+
+
+def older_than(log: Path) -> GtidState | None:
+    """What the files before this one hold, None if this one does not say so."""
+    process = start([*DECODE, str(log)], stdout=PIPE)
+    output = pipe(process.stdout)
+    try:
+        found = _OLDER.search(output.read(HEAD_BYTES))
+    finally:
+        output.close()
+        end(process)
+    return None if found is None else parse(found[1].replace(b"\n#", b"").decode())
 
 
 def log_files(data: Path) -> list[Path]:
@@ -100,27 +133,27 @@ def missing(lines: Iterable[bytes], peer: GtidState) -> Iterator[list[bytes]]:
         yield block
 
 
-def _decoded(logs: list[Path], after: GtidState) -> Iterator[bytes]:
-    """The log as text. A position that the oldest file does not know any more means all of it."""
-    if not logs:
-        return
-    words = ["mariadb-binlog", "--no-defaults", "--base64-output=decode-rows", "-vv"]
-    begin = [f"--start-position={after.position_text}"] if after.last else []
-    for chosen in (begin, []) if begin else ([],):
-        process = start([*words, *chosen, *(str(file) for file in logs)], stdout=PIPE)
-        output = pipe(process.stdout)
-        yielded = False
-        try:
-            for line in output:
-                yielded = yielded or _BEGINS.match(line) is not None
-                yield line
-            if process.wait() == 0:
+class _Decoded:
+    """A file of the log as lines of text, and `whole` when they came to an end. A position that the file does
+    not know means all of it."""
+
+    def __init__(self, log: Path, after: GtidState) -> None:
+        self._log, self._after = log, after
+        self.whole = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        begin = [f"--start-position={self._after.position_text}"] if self._after.last else []
+        for chosen in (begin, []) if begin else ([],):
+            process = start([*DECODE, *chosen, str(self._log)], stdout=PIPE)
+            output = pipe(process.stdout)
+            yielded = False
+            try:
+                for line in output:
+                    yielded = yielded or _BEGINS.match(line) is not None
+                    yield line
+                self.whole = process.wait() == 0
+            finally:
+                output.close()
+                end(process)
+            if self.whole or yielded:
                 return
-        finally:
-            output.close()
-            end(process)
-        if yielded:
-            break
-    raise StorageError(
-        "mariadb-binlog could not read the log of changes to its end", "see: journalctl -u mariadb"
-    )

@@ -95,6 +95,7 @@ class MariaDb:
         self._note = ""
         self._kept = wreck.Kept()
         self._peer_kept = ""
+        self._keep_all = False
         self._seed_wanted = False
         self._seed_failed: CentralinoError | None = None
         self._seed_share: float | None = None
@@ -385,6 +386,9 @@ class MariaDb:
             kept = export(self._seeding.data, self._server.evidence, own, peer)
         if kept is not None:
             log.error("%d transactions that only this node had are kept in %s", kept.transactions, kept.path)
+            if kept.unreadable:
+                log.error("%s cannot be read to its end: all is kept", ", ".join(kept.unreadable))
+                self._keep_all = True
         self._order_copy(why)
 
     def _order_copy(self, why: str) -> None:
@@ -401,7 +405,8 @@ class MariaDb:
         taken = False
         try:
             note(0.0, "asking the peer for a copy of its database")
-            wreck.mark(self._seeding.data, wrecked=not (self._seeding.unused or self._answers()))
+            worth = self._keep_all or not (self._seeding.unused or self._answers())
+            wreck.mark(self._seeding.data, keep=worth)
             if not self._seeding.ready.exists():
                 receive(self._seeding, note, self._seed_cancelled)
             if self._aim is not Aim.FOLLOWING or self._ended.is_set():
@@ -411,7 +416,7 @@ class MariaDb:
             with self._turn:
                 run(["systemctl", "restart", self._server.unit], limit_seconds=RESTART_LIMIT_SECONDS)
                 self._begin_to_follow(ANSWER_LIMIT_SECONDS)
-            self._seed_wanted = False
+            self._seed_wanted = self._keep_all = False
         except CentralinoError as error:
             self._seed_failed = error
             self._hold(error)

@@ -2,7 +2,8 @@
 
 After a power loss MariaDB can refuse its own log, at every start anew. A slave then takes a copy of its
 peer's database. What it had cannot be read, so all of it is kept: a mark in the data directory travels with
-it when the copy takes its place, and has it named `data.kept-TIME` where others are thrown away.
+it when the copy takes its place, and has it named `data.kept-TIME` where others are thrown away. The same
+becomes of one that has transactions of its own in a log that cannot be read to its end.
 """
 
 from __future__ import annotations
@@ -100,10 +101,10 @@ def parse(text: str) -> Unit:
     return Unit(found.get("MainPID", "0") != "0", found.get("ExecMainExitTimestampMonotonic", ""), refused)
 
 
-def mark(data: Path, *, wrecked: bool) -> None:
+def mark(data: Path, *, keep: bool) -> None:
     """Have a data directory kept when a copy takes its place, or not. Raises StorageError."""
-    if wrecked and data.is_dir():
-        write_file(data / MARK, "This database could not start any more.\n")
+    if keep and data.is_dir():
+        write_file(data / MARK, "This database, or its log of changes, could not be read any more.\n")
     else:
         (data / MARK).unlink(missing_ok=True)
 
@@ -118,7 +119,7 @@ def put_away(old: Path) -> None:
 
 @dataclass(frozen=True)
 class Kept:
-    """What waits for a person: transactions of this node alone as SQL, a database that could not start."""
+    """What waits for a person: transactions of this node alone as SQL, a database that could not be read."""
 
     file: Path | None = None
     directory: Path | None = None
@@ -138,9 +139,9 @@ class Kept:
             )
         if self.directory is not None:
             told.append(
-                "this node's database could not start any more, and a copy of the peer's took its place; what"
-                f" it was is kept in {self.directory} and may hold transactions that the peer never got;"
-                f" look, and take it away: rm -r {self.directory}"
+                "this node's database could not start any more, or its log not be read, and a copy of the"
+                f" peer's took its place; what it was is kept in {self.directory} and may hold transactions"
+                f" that the peer never got; look, and take it away: rm -r {self.directory}"
             )
         return "; ".join(told)
 

@@ -22,6 +22,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.slow]
 
 ROWS = "CREATE TABLE centralino.rows (n INT PRIMARY KEY) ENGINE=InnoDB"
 BULK = "CREATE TABLE IF NOT EXISTS bulk (n INT AUTO_INCREMENT PRIMARY KEY, text LONGTEXT) ENGINE=InnoDB"
+DATA = "/var/lib/mysql/data"
 EVIDENCE = "/var/lib/centralino/fault-tolerance/database/evidence"
 
 
@@ -216,6 +217,40 @@ def test_errant_write_on_the_slave(members: tuple[Member, Member]) -> None:
     evidence = slave.node.run(["sh", "-c", f"cat {EVIDENCE}/*.sql"]).output
     assert re.search(r"###\s+@1=60\b", evidence)
     slave.node.run(["sh", "-c", f"rm {EVIDENCE}/*.sql"])
+
+
+@pytest.mark.parametrize("needed", [False, True], ids=["the-peer-has-it", "nobody-else-has-it"])
+def test_a_file_of_the_log_ends_in_the_middle(members: tuple[Member, Member], needed: bool) -> None:
+    """As a full disk or a power loss leaves it. What can be read is evidence; where transactions may be
+    missing from it, all of the old database is kept."""
+    master, slave = master_and_slave(members)
+    row = 62 + needed
+    slave.node.run(["systemctl", "stop", "replication-agent"])
+    write, flush = f"INSERT INTO centralino.rows VALUES ({row})", "FLUSH BINARY LOGS"
+    slave.sql(f"{write}; {flush}" if needed else f"{flush}; {write}")
+    torn = slave.node.run(["sh", "-c", f"ls {DATA}/centralino-bin.0* | tail -2 | head -1"]).output.strip()
+    slave.node.run(["truncate", "--size=-10", torn])
+    slave.node.run(["systemctl", "reset-failed"], check=False)
+    slave.start()
+    slave.call("database.follow", 10)
+    slave.until("kept in", limit_seconds=120)
+    slave.until("follows the peer", limit_seconds=120)
+    slave.clear()
+    in_step(master, slave)
+    evidence = slave.node.run(["sh", "-c", f"cat {EVIDENCE}/*.sql"]).output
+    assert re.search(rf"###\s+@1={row}\b", evidence), evidence
+    kept = slave.node.run(["sh", "-c", f"ls -d {DATA}.kept-* || true"]).output.split()
+    if needed:
+        (directory,) = kept
+        assert f"{torn.rpartition('/')[2]} cannot be read any further" in evidence
+        assert directory in str(slave.state()["alarm"])
+        assert slave.node.run(["ls", f"{directory}/{torn.rpartition('/')[2]}"]).ok
+        slave.node.run(["rm", "-r", directory])
+    else:
+        assert not kept
+        assert "cannot be read" not in evidence
+    slave.node.run(["sh", "-c", f"rm {EVIDENCE}/*.sql"])
+    wait_for(lambda: slave.state()["alarm"] == "", 30, "the end of the alarm")
 
 
 @contextmanager

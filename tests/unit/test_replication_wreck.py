@@ -91,7 +91,7 @@ def test_what_is_marked_is_kept_and_told(tmp_path: Path) -> None:
     data, old = tmp_path / "data", tmp_path / "data.old"
     data.mkdir()
     (data / "ibdata1").write_text("rows")
-    wreck.mark(data, wrecked=True)
+    wreck.mark(data, keep=True)
     data.rename(old)
     wreck.put_away(old)
     kept = wreck.find(tmp_path / "evidence", tmp_path)
@@ -103,8 +103,8 @@ def test_what_is_marked_is_kept_and_told(tmp_path: Path) -> None:
 def test_what_could_start_is_not_kept(tmp_path: Path) -> None:
     data, old = tmp_path / "data", tmp_path / "data.old"
     data.mkdir()
-    wreck.mark(data, wrecked=True)
-    wreck.mark(data, wrecked=False)  # it answered meanwhile
+    wreck.mark(data, keep=True)
+    wreck.mark(data, keep=False)  # it answered meanwhile
     data.rename(old)
     wreck.put_away(old)
     assert wreck.find(tmp_path, tmp_path) == wreck.Kept()
