@@ -87,8 +87,14 @@ def tree(built: dict[str, object]) -> Path:
 
 def test_the_tree_carries_the_application_and_its_platform(tree: Path) -> None:
     assert (tree / "etc/centralino/platform.toml").read_text() == box_text(load_platform("debian12"))
-    for name in ("usr/bin/centralino", "usr/sbin/centralinod"):
-        assert (tree / name).is_symlink()
+    programs = {
+        "usr/bin/centralino": "opt/centralino/bin/centralino",
+        "usr/sbin/centralinod": "opt/centralino/venv/bin/centralinod",
+    }
+    for name, program in programs.items():
+        assert (tree / name).readlink() == Path("/", program)
+        assert os.access(tree / program, os.X_OK)
+    assert run(["chroot", tree, "centralino", "--version"]).output.startswith("centralino ")
     payload = tree / "opt/centralino/payload"
     files = json.loads((payload / "manifest.json").read_text())["files"]
     wrong = [name for name, digest in files.items() if digest_file(payload / name) != digest]
