@@ -8,9 +8,9 @@ import click
 
 from daemon.cli.client import SYSTEM
 from daemon.cli.json_types import text_of
+from daemon.cli.moments import local_time
 from daemon.cli.render import emit_json, line, table
 from daemon.cli.session import Session, reads
-from daemon.cli.status import local_time
 
 
 @click.command()

@@ -13,10 +13,10 @@ import click
 
 from daemon.cli.client import Client, problems_of
 from daemon.cli.json_types import JsonObject, as_list, as_object, objects_of, text_of, texts_of
+from daemon.cli.moments import local_time
 from daemon.cli.progress import follow
 from daemon.cli.render import emit_json, fields, line
 from daemon.cli.session import Session, Write, reads, writes
-from daemon.cli.status import local_time
 from daemon.errors import InvalidSettingsError, NotFoundError, Problem
 
 CERTIFICATES = "Certificates1"

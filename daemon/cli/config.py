@@ -13,13 +13,14 @@ import click
 from daemon.cli.client import RETURN_LIMIT_SECONDS, SETTINGS, Client
 from daemon.cli.completion import complete_paths
 from daemon.cli.json_types import JsonObject, JsonValue, as_object, text_of, whole_of
+from daemon.cli.moments import local_time
 from daemon.cli.plans import change_settings, changes_nothing, current
 from daemon.cli.plans import show as show_plan
 from daemon.cli.progress import follow
 from daemon.cli.render import diff, emit_json, line, table, visible
 from daemon.cli.schema import Schema, join_path
 from daemon.cli.session import Session, Write, reads, writes
-from daemon.cli.status import local_time, pending_sentence
+from daemon.cli.status import pending_sentence
 from daemon.errors import InvalidSettingsError, NotFoundError, Problem
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]

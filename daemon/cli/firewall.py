@@ -14,10 +14,10 @@ import click
 
 from daemon.cli.client import FIREWALL
 from daemon.cli.json_types import JsonObject, JsonValue, as_list, as_object, objects_of, text_of, texts_of
+from daemon.cli.moments import local_time
 from daemon.cli.plans import change_settings, current
 from daemon.cli.render import emit_json, fields, line, table
 from daemon.cli.session import Session, Write, reads, writes
-from daemon.cli.status import local_time
 from daemon.errors import NotFoundError
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]

@@ -9,10 +9,10 @@ import click
 
 from daemon.cli.client import RETURN_LIMIT_SECONDS, SETTINGS, Client, problems_of
 from daemon.cli.json_types import JsonObject, as_object, objects_of, text_of, texts_of, whole_of
+from daemon.cli.moments import local_time, seconds_until
 from daemon.cli.progress import follow
 from daemon.cli.render import diff, emit_json, line, seconds
 from daemon.cli.session import Session, Write
-from daemon.cli.status import local_time
 from daemon.errors import CentralinoError, InvalidSettingsError
 
 
@@ -163,7 +163,7 @@ def apply(
 
 def _confirm(client: Client, result: JsonObject, write: Write) -> None:
     until = text_of(result, "confirm_by")
-    left = _seconds_until(until)
+    left = seconds_until(until)
     line(
         f"Unconfirmed: revision {text_of(result, 'revision')} returns by itself at {local_time(until)}"
         + (f" (in {seconds(left)})" if left is not None else "")
@@ -178,16 +178,6 @@ def _confirm(client: Client, result: JsonObject, write: Write) -> None:
     else:
         client.call(SETTINGS, "Return", write.comment, limit_seconds=RETURN_LIMIT_SECONDS)
         line("Taken back: the old settings are in force again.")
-
-
-def _seconds_until(moment: str) -> float | None:
-    from datetime import UTC, datetime
-
-    try:
-        parsed = datetime.fromisoformat(moment)
-    except ValueError:
-        return None
-    return max(0.0, (parsed - datetime.now(UTC)).total_seconds()) if parsed.tzinfo else None
 
 
 def current(client: Client) -> tuple[JsonObject, int]:

@@ -6,12 +6,12 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 
 import click
 
 from daemon.cli.client import SYSTEM, Client
 from daemon.cli.json_types import JsonObject, as_list, as_object, objects_of, text_of, texts_of
+from daemon.cli.moments import elapsed, local_time, now
 from daemon.cli.render import colour_wanted, emit_json, fields, line, seconds, table
 from daemon.cli.session import Session, UnhealthyError, reads
 from daemon.errors import UnavailableError
@@ -167,28 +167,6 @@ def _subsystem_rows(state: JsonObject) -> Iterator[tuple[str, ...]]:
         )
 
 
-def local_time(text: str) -> str:
-    """An ISO 8601 time, or seconds since the epoch, as local time; anything else as it is."""
-    moment = _moment(text)
-    return text if moment is None else moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")
-
-
-def elapsed(text: str) -> str:
-    """How long ago that time was, short enough for a column; anything else as it is."""
-    moment = _moment(text)
-    return text if moment is None else seconds((datetime.now(UTC) - moment).total_seconds())
-
-
-def _moment(text: str) -> datetime | None:
-    try:
-        if text.replace(".", "", 1).isdigit():
-            return datetime.fromtimestamp(float(text), UTC)
-        moment = datetime.fromisoformat(text)
-    except (ValueError, OverflowError, OSError):
-        return None
-    return moment if moment.tzinfo else None
-
-
 def _watch(client: Client, as_json: bool) -> None:
     """Show the state again at every signal and at least every `REFRESH_SECONDS`."""
     redraw = not as_json and colour_wanted(sys.stdout)
@@ -213,9 +191,9 @@ def _watch(client: Client, as_json: bool) -> None:
                 click.clear()
                 show(state)
                 line()
-                line(f"{datetime.now().astimezone():%H:%M:%S}, Ctrl-C ends")
+                line(f"{now():%H:%M:%S}, Ctrl-C ends")
             elif text != shown:
-                line(f"--- {datetime.now().astimezone():%Y-%m-%d %H:%M:%S}")
+                line(f"--- {now():%Y-%m-%d %H:%M:%S}")
                 show(state)
             shown = text
             wait(REFRESH_SECONDS if gone_since is None else RETRY_SECONDS)
