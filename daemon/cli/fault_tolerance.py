@@ -88,8 +88,10 @@ def _show(found: JsonObject) -> None:
         ("may take over", _readiness(found)),
     ]
     if peer:
-        pairs.append(("peer", f"{text_of(peer, 'role')} (epoch {text_of(peer, 'epoch')})"))
-        pairs.append(("peer ready", _readiness(peer)))
+        what, heard = f"{text_of(peer, 'role')} (epoch {text_of(peer, 'epoch')})", link.get("state") == "up"
+        ago = f"{text_of(link, 'silent_seconds').partition('.')[0]} s ago"
+        pairs.append(("peer", what if heard else f"was {what} when it was heard last, {ago}"))
+        pairs.append(("peer ready", _readiness(peer) if heard else "not known"))
     trouble = text_of(link, "trouble")
     pairs.append(("peer link", f"{text_of(link, 'state')}{f' ({trouble})' if trouble else ''}"))
     if found.get("vrrp"):

@@ -297,9 +297,10 @@ def slave_state(own: Look | None, said: Said | None, lag: float | None, now: flo
     return ReplicaState(frozenset(), lag, None, "follows the peer")
 
 
-def master_state(own: Look | None, said: Said | None) -> ReplicaState:
+def master_state(own: Look | None, said: Said | None, now: float) -> ReplicaState:
     """What a master can say of the peer's copy."""
-    lag = None if said is None else said.lag_milliseconds
+    heard = said is not None and now - said.moment <= FRESH_SECONDS
+    lag = said.lag_milliseconds if said is not None and heard else None
     if own is None:
         return ReplicaState(frozenset(), lag, False, "the database does not answer")
     if not own.on_both:
@@ -309,7 +310,10 @@ def master_state(own: Look | None, said: Said | None) -> ReplicaState:
             False,
             "the peer does not confirm commits: what is written now would be lost with this node",
         )
-    return ReplicaState(frozenset(), lag, True, "each commit is on both nodes")
+    detail = "each commit is on both nodes"
+    if not heard:
+        detail = "each commit so far is on both nodes; the peer is not heard now"
+    return ReplicaState(frozenset(), lag, True, detail)
 
 
 def _text(value: object) -> str:

@@ -196,13 +196,11 @@ class MariaDb:
 
     def state(self) -> ReplicaState:
         """See the contract."""
-        own, said = self._look, self._said
+        own, said, now = self._look, self._said, time.monotonic()
         if self._aim is Aim.WRITABLE:
-            found = master_state(own, said)
+            found = master_state(own, said, now)
         else:
-            found = slave_state(
-                own, said, None if own is None else self._lag.milliseconds(own), time.monotonic()
-            )
+            found = slave_state(own, said, None if own is None else self._lag.milliseconds(own), now)
         obstacles = found.obstacles
         details = [self._note or found.detail]
         if own is None and (told := self._wreck.sentence()):

@@ -126,9 +126,19 @@ def test_a_replica_far_behind_waits() -> None:
 
 
 def test_a_master_alone_says_so() -> None:
-    assert master_state(WELL, SYNCHRONOUS).synchronous is False
-    assert "would be lost" in master_state(WELL, SYNCHRONOUS).detail
-    assert master_state(Look(1.0, synchronous=True), SYNCHRONOUS).synchronous is True
+    assert master_state(WELL, SYNCHRONOUS, 10.0).synchronous is False
+    assert "would be lost" in master_state(WELL, SYNCHRONOUS, 10.0).detail
+    assert master_state(Look(1.0, synchronous=True), SYNCHRONOUS, 10.0).synchronous is True
+
+
+def test_a_master_that_hears_nobody_promises_nothing_for_the_next_commit() -> None:
+    """Nothing was committed since: all of it is on both nodes."""
+    spoken = replace(SYNCHRONOUS, lag_milliseconds=0.0)
+    alone = master_state(Look(100.0, synchronous=True), spoken, 100.0)
+    assert alone.synchronous is True and alone.lag_milliseconds is None
+    assert "is not heard now" in alone.detail
+    together = master_state(Look(10.0, synchronous=True), spoken, 10.0)
+    assert together.detail == "each commit is on both nodes" and together.lag_milliseconds == 0.0
 
 
 def test_synchronous_needs_a_peer_that_is_there() -> None:
@@ -307,7 +317,7 @@ def test_a_master_says_that_it_will_be_alone_before_its_server_gives_up_waiting(
     def seen(moment: float, waiting: int, confirmed: int) -> bool:
         own = Look(moment, writable=True, synchronous=True, waiting=waiting, confirmed=confirmed)
         judged = patience.judge(own)
-        assert master_state(judged, None).synchronous is judged.on_both
+        assert master_state(judged, None, judged.moment).synchronous is judged.on_both
         return judged.on_both
 
     assert seen(0.0, 0, 7) and seen(0.25, 3, 9) and seen(0.5, 3, 12)
