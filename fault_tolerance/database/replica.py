@@ -68,6 +68,11 @@ STALL_SECONDS = 1.0
 STALE_SECONDS = 0.5
 DOUBT_SECONDS = 3.0
 SHORT_LIMIT_SECONDS = 3.0
+# A copy may take long, and a link come back: one that holds nobody up goes on meanwhile.
+COPY_SILENCE_SECONDS = 10.0
+WAITING_FOR_A_COPY = (
+    "SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE STATE = 'Waiting for backup lock'"
+)
 RESTART_LIMIT_SECONDS = 300.0
 ANSWER_LIMIT_SECONDS = 60.0
 
@@ -469,9 +474,15 @@ class MariaDb:
 
     def _end_copy_of_a_silent_peer(self) -> None:
         """A copy that nobody reads any more may hold the lock that every commit needs, until TCP gives up."""
-        said = self._said
-        if said is not None and time.monotonic() - said.moment > GIVE_UP_SECONDS:
+        silent = 0.0 if self._said is None else time.monotonic() - self._said.moment
+        if silent > COPY_SILENCE_SECONDS or (silent > GIVE_UP_SECONDS and self._copy_holds_up()):
             end_others(str(self._server.run), serve.SEED)
+
+    def _copy_holds_up(self) -> bool:
+        """Whether somebody waits for the lock of a copy."""
+        with suppress(CentralinoError):
+            return self._watching is not None and self._watching.number(WAITING_FOR_A_COPY) > 0
+        return False
 
     def _stood_still(self, seconds: float) -> None:
         """The peer may write by now: close, and open again when it is known that it does not."""

@@ -19,7 +19,7 @@ from fault_tolerance.database import closing
 from fault_tolerance.database.closing import CONFIRMATION_MILLISECONDS, PULSE
 from fault_tolerance.database.door import begun
 from fault_tolerance.database.look import GIVE_UP_SECONDS, Aim, Look
-from fault_tolerance.database.replica import DOUBT_SECONDS, MariaDb
+from fault_tolerance.database.replica import COPY_SILENCE_SECONDS, DOUBT_SECONDS, MariaDb
 from fault_tolerance.database.server import Server
 from fault_tolerance.database.session import Row, Session
 from fault_tolerance.database.stuck import Stuck
@@ -240,17 +240,40 @@ def test_a_node_that_stood_still_opens_when_the_peer_is_known_not_to_write(part:
     assert part._still_at is None
 
 
+class Waiting(Statements):
+    """A session that counts so many that wait for the lock of a copy."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self._count = count
+
+    def number(self, statement: str) -> int:
+        assert "backup lock" in statement
+        return self._count
+
+    def end(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("waiting", "patience"),
+    [(0, COPY_SILENCE_SECONDS), (1, GIVE_UP_SECONDS)],
+    ids=["nobody waits", "one waits"],
+)
 def test_a_copy_for_a_peer_that_fell_silent_is_ended(
-    part: MariaDb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    part: MariaDb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waiting: int, patience: float
 ) -> None:
     part.close()  # the keeper; the test takes its place
+    part._watching = cast(Session, Waiting(waiting))
     with subprocess.Popen(["sleep", "60"]) as copy:
         (tmp_path / "run" / f"seed-{copy.pid}").write_text(begun(str(copy.pid)))
         part.heard({"answers": True, "sequence": 1, "writable": False})
-        part._end_copy_of_a_silent_peer()
-        assert copy.poll() is None
-        later = time.monotonic() + GIVE_UP_SECONDS
-        monkeypatch.setattr(time, "monotonic", lambda: later)
+        heard = time.monotonic()
+        for seconds in (0.0, patience - 0.1):
+            monkeypatch.setattr(time, "monotonic", lambda late=seconds: heard + late)
+            part._end_copy_of_a_silent_peer()
+            assert copy.poll() is None
+        monkeypatch.setattr(time, "monotonic", lambda: heard + patience + 0.1)
         part._end_copy_of_a_silent_peer()
         assert copy.wait(5) == -signal.SIGKILL
     part._end_copy_of_a_silent_peer()
