@@ -12,7 +12,6 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import NoReturn
 
 from daemon import faults
@@ -274,8 +273,10 @@ class Engine:
                 self._start_timer(min(intent.deadline - self._clock.seconds(), LONGEST_CONFIRM_SECONDS))
                 # The daemon may have died before it could look.
                 self._guard(lambda guard: guard.trial_resumes())
+                troubles: list[str] = []
+                self._guard(self._look_for(troubles, self._settings))
                 with contextlib.suppress(_ReturnedError):
-                    self._return_if_troubled(intent, self._settings)
+                    self._return_if_troubled(intent, troubles)
             elif intent.phase is Phase.UNCONFIRMED:
                 self._return(intent, "was not confirmed before the reboot")
             elif intent.phase is Phase.APPLYING:
@@ -380,11 +381,13 @@ class Engine:
                     revision.revision, Phase.UNCONFIRMED, self._clock.boot(), deadline, confirm_by
                 )
                 self._settings = new
-                self._move(Head(current, intent, True, self._program))
-                self._start_timer(confirm_seconds)
-                self._on_change()
                 progress(None, "checking that the box is still reached")
-                self._return_if_troubled(intent, new)
+                troubles: list[str] = []
+                with self._meanwhile(self._look_for(troubles, new)):
+                    self._move(Head(current, intent, True, self._program))
+                    self._start_timer(confirm_seconds)
+                    self._on_change()
+                self._return_if_troubled(intent, troubles)
                 return Applied(revision.revision, confirm_by, proposal)
             self._settings = new
             self._keep(revision.revision)
@@ -397,28 +400,35 @@ class Engine:
 
     @contextlib.contextmanager
     def _trial_begins(self, changes: Sequence[Change], old: Settings, seconds: int) -> Iterator[None]:
-        """Have the guards look at the box while the disk takes the intent: neither needs the other.
-
-        Both are done when the block is left; if the intent could not be written, the trial ends again.
-        """
+        """The block writes the intent; if it could not be written, the trial ends again."""
         if not seconds:
             yield
             return
-        look = partial(self._guard, lambda guard: guard.trial_begins(changes, old, seconds))
-        looking = threading.Thread(target=look, name="trial")
+        try:
+            with self._meanwhile(lambda guard: guard.trial_begins(changes, old, seconds)):
+                yield
+        except BaseException:
+            self._guard(lambda guard: guard.trial_ends())
+            raise
+
+    @contextlib.contextmanager
+    def _meanwhile(self, look: Callable[[Guard], object]) -> Iterator[None]:
+        """Have the guards look at the box while the disk takes what the block writes: both stand alone.
+
+        Both are done when the block is left.
+        """
+        looking = threading.Thread(target=self._guard, args=(look,), name="trial")
         looking.start()
         try:
             yield
-        except BaseException:
+        finally:
             looking.join()
-            self._guard(lambda guard: guard.trial_ends())
-            raise
-        looking.join()
 
-    def _return_if_troubled(self, intent: Intent, new: Settings) -> None:
+    def _look_for(self, troubles: list[str], new: Settings) -> Callable[[Guard], object]:
+        return lambda guard: troubles.append(guard.trial_trouble(new) or "")
+
+    def _return_if_troubled(self, intent: Intent, troubles: Sequence[str]) -> None:
         """Do not wait for the deadline when the box itself sees that it is cut off."""
-        troubles: list[str] = []
-        self._guard(lambda guard: troubles.append(guard.trial_trouble(new) or ""))
         if trouble := "; ".join(filter(None, troubles)):
             if self._return(intent, f"was not kept: {trouble}"):
                 raise _ReturnedError(f"the old state was put back: {trouble}", "correct the settings")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,9 +10,9 @@ import pytest
 
 from daemon.clock import Clock
 from daemon.engine import Engine
-from daemon.errors import ApplyFailedError, NotFoundError, Problem
+from daemon.errors import ApplyFailedError, NotFoundError, Problem, StorageError
 from daemon.settings import Settings
-from daemon.settings.revisions import RevisionState, RevisionStore
+from daemon.settings.revisions import Head, Phase, RevisionState, RevisionStore
 from daemon.subsystem import Change, State
 
 
@@ -23,6 +24,7 @@ class Name:
 
     def __init__(self) -> None:
         self.log: list[str] = []
+        self.looked = threading.Event()
         self.hostname = ""
         self.trouble: str | None = None
         self.broken = False
@@ -52,6 +54,7 @@ class Name:
         if self.broken:
             raise OSError("the check itself is broken")
         self.log.append("looks")
+        self.looked.set()
         return self.trouble
 
     def trial_ends(self) -> None:
@@ -83,6 +86,38 @@ def test_a_change_on_trial_is_watched_from_before_its_first_step_until_it_is_kep
     assert name.log == ["begins with 1 for 60", "pbx1", "looks"]
     engine.confirm()
     assert name.log[3:] == ["ends"]
+
+
+class SlowDisk(RevisionStore):
+    """Takes the head of a change on trial only when the box was looked at, or refuses it then."""
+
+    def __init__(self, directory: Path, looked: threading.Event, *, full: bool) -> None:
+        super().__init__(directory)
+        self._looked = looked
+        self._full = full
+
+    def move_head(self, head: Head) -> None:
+        if head.intent is not None and head.intent.phase is Phase.UNCONFIRMED:
+            assert self._looked.wait(10)
+            if self._full:
+                raise StorageError("the disk is full")
+        super().move_head(head)
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_the_box_is_looked_at_while_the_disk_takes_the_change(tmp_path: Path, name: Name, full: bool) -> None:
+    disk = SlowDisk(tmp_path / "revisions", name.looked, full=full)
+    engine = Engine(disk, [name], clock=Clock(tmp_path / "run" / "boot"), program="1")
+    engine.start()
+    name.log.clear()
+    if not full:
+        assert engine.apply(document("pbx1"), confirm_seconds=60).confirm_by
+        engine.stop()
+        return
+    with pytest.raises(StorageError, match="the disk is full"):
+        engine.apply(document("pbx1"), confirm_seconds=60)
+    assert name.log == ["begins with 1 for 60", "pbx1", "looks", "centralino", "ends"]
+    assert (engine.revision, engine.pending()) == (1, None)
 
 
 def test_a_change_that_waits_for_nothing_is_not_watched(engine: Engine, name: Name) -> None:
