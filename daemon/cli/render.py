@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, TextIO
 
@@ -49,6 +48,8 @@ def visible(text: str, *, keep: str = "") -> str:
 
 
 def _is_control(character: str) -> bool:
+    import unicodedata  # a library of its own, for text that is not plain
+
     return unicodedata.category(character) in {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
 
