@@ -138,7 +138,9 @@ class Operations:
         patience = self._patience(snapshot, options)
         if service.drains and patience and snapshot.unit.running:
             progress(0.0, f"{name} takes no new calls")
-            if self._drain().run(patience, lambda seconds: self._ended(name, seconds), progress):
+            drained = self._drain().run(patience, lambda seconds: self._ended(name, seconds), progress)
+            # After a crash meanwhile, systemd would start it again by its timer unless it is told to stop.
+            if drained and not self._snapshot(name).unit.waits_for_restart:
                 return
         progress(None, f"{name} is being stopped")
         self._units.stop_unit(name)

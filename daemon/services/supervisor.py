@@ -20,7 +20,7 @@ from daemon.errors import CentralinoError, ConflictError, UnavailableError
 from daemon.services.catalog import ProbeKind, Service, declared
 from daemon.services.decision import Decision, Need, Stop, decide
 from daemon.services.intents import Intents
-from daemon.services.model import Action, ActiveState, Finding, Health, Outcome, Role, UnitState
+from daemon.services.model import Action, Finding, Health, Outcome, Role, UnitState
 from daemon.services.probing import Ask, Asker, Schedule, schedules
 from daemon.services.spells import Spells
 from daemon.services.tracker import Tracker
@@ -213,6 +213,13 @@ class Supervisor:
 
     def _end(self, name: str) -> None:
         self._watched[name].tracker.operation = ""
+        # A start during the order has been reported already; there may be no further event to notice it by.
+        self._heed_start(name)
+
+    def _heed_start(self, name: str) -> None:
+        if self._watched[name].tracker.stop_is_over:
+            log.info("%s was started again by %s", name, OUTSIDER)
+            self._record(name, None)
 
     def _record(self, name: str, stop: Stop | None) -> None:
         self._watched[name].tracker.stop = stop
@@ -232,10 +239,7 @@ class Supervisor:
         if outside and not self._goes_down():
             log.warning("%s was stopped by %s; it stays stopped until it is started", name, OUTSIDER)
             self._record(name, Stop(OUTSIDER, datetime.now(UTC).isoformat(timespec="seconds")))
-        coming = state.running or (state.active is ActiveState.ACTIVATING and not state.waits_for_restart)
-        if tracker.stop is not None and coming and not tracker.operation:
-            log.info("%s was started again by %s", name, OUTSIDER)
-            self._record(name, None)
+        self._heed_start(name)
 
     def _probed(self, name: str, kind: ProbeKind, run: int, outcome: Outcome) -> None:
         watched = self._watched[name]

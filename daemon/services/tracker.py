@@ -77,6 +77,13 @@ class Tracker:
             self._stopping_by_us = False
         return outside
 
+    @property
+    def stop_is_over(self) -> bool:
+        """A person stopped it, and it runs or comes up by no order of ours: somebody started it."""
+        unit = self.unit
+        coming = unit.running or (unit.active is ActiveState.ACTIVATING and not unit.waits_for_restart)
+        return self.stop is not None and coming and not self.operation
+
     def saw_probe(self, kind: ProbeKind, outcome: Outcome) -> bool:
         """A probe reports; false if that tells `decide` nothing new."""
         known = self._probes.get(kind)

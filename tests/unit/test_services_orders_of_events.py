@@ -48,8 +48,7 @@ class World:
         self.unit = unit
         if self.tracker.saw_unit(unit):
             self.tracker.stop = SOMEBODY
-        if self.tracker.stop is not None and unit.running and not self.tracker.operation:
-            self.tracker.stop = None
+        self.heed_start()
 
     def boot(self) -> None:
         self.runs += 1
@@ -69,8 +68,9 @@ class World:
 
     def stop_by_job(self) -> None:
         """As systemd reports it: the job is over only after the unit is inactive."""
-        self.set(replace(self.unit, active=ActiveState.DEACTIVATING, sub="stop-sigterm", job=7))
-        self.judge()
+        if not self.unit.dead:
+            self.set(replace(self.unit, active=ActiveState.DEACTIVATING, sub="stop-sigterm", job=7))
+            self.judge()
         self.set(UnitState(ActiveState.INACTIVE, "dead", run=self.unit.run, job=7))
         self.judge()
         self.set(UnitState(ActiveState.INACTIVE, "dead", run=self.unit.run))
@@ -78,6 +78,7 @@ class World:
 
     def progress(self) -> None:
         action, self.pending = self.pending, None
+        assert action is not Action.START or self.tracker.stop is None
         if action is Action.START:
             self.boot()
         elif action is Action.REPLACE and not self.unit.dead and not self.unkillable:
@@ -86,6 +87,15 @@ class World:
             self.stop_by_job()
 
     # What supervision does.
+
+    def heed_start(self) -> None:
+        if self.tracker.stop_is_over:
+            self.tracker.stop = None
+
+    def order(self, verb: str) -> None:
+        """A person's order begins, or ("") the one under way ends."""
+        self.tracker.operation = verb
+        self.heed_start()
 
     def ask(self, kind: ProbeKind) -> None:
         if not self.unit.running:
@@ -172,9 +182,18 @@ class OrdersOfEvents(RuleBasedStateMachine):
             self.world.now = self.world.decision.look_again
             self.world.judge()
 
-    @rule(stop=st.booleans())
-    def a_person_decides(self, stop: bool) -> None:
-        self.world.tracker.stop = SOMEBODY if stop else None
+    @precondition(lambda self: self.world.unit.dead or self.world.tracker.operation)
+    @rule()
+    def a_person_wants_it_stopped(self) -> None:
+        """The intent of an order; on a service that runs, nothing but an order records one."""
+        self.world.tracker.stop = SOMEBODY
+        if self.world.pending is Action.START:
+            self.world.pending = None  # the order's job replaces it
+        self.world.judge()
+
+    @rule()
+    def a_person_wants_it_to_run(self) -> None:
+        self.world.tracker.stop = None
         self.world.judge()
 
     @precondition(lambda self: self.world.unit.running)
@@ -182,16 +201,17 @@ class OrdersOfEvents(RuleBasedStateMachine):
     def a_person_stops_it_for_good(self) -> None:
         """As Operations does: the intent first, then systemd, then back to supervision."""
         world, stop = self.world, Stop("carla", "2026-01-02T00:00:00+00:00")
-        world.tracker.operation, world.tracker.stop, world.pending = "stop", stop, None
+        world.order("stop")
+        world.tracker.stop, world.pending = stop, None
         world.judge()
         world.stop_by_job()
-        world.tracker.operation = ""
+        world.order("")
         world.judge()
         assert world.tracker.stop is stop
 
     @rule(verb=st.sampled_from(["", "stop", "restart"]))
     def a_person_works(self, verb: str) -> None:
-        self.world.tracker.operation = verb
+        self.world.order(verb)
         self.world.judge()
 
     @precondition(lambda self: self.world.unit.running)
@@ -199,9 +219,10 @@ class OrdersOfEvents(RuleBasedStateMachine):
     def somebody_uses_systemctl_stop(self) -> None:
         world = self.world
         replacing = world.decision.health is Health.HUNG
+        merged = world.pending is Action.STOP  # systemd makes one job of two stops: nobody can tell whose
         world.pending = None  # a new job replaces one that waits
         world.stop_by_job()
-        if world.tracker.wanted and not world.tracker.operation and not replacing:
+        if world.tracker.wanted and not world.tracker.operation and not replacing and not merged:
             assert world.tracker.stop is SOMEBODY
             assert world.decision.action is Action.NONE
 
@@ -232,6 +253,12 @@ class OrdersOfEvents(RuleBasedStateMachine):
         if world.decision.action is not Action.NONE:
             assert not world.shutting_down
             assert world.supervision
+
+    @invariant()
+    def what_runs_is_not_called_stopped(self) -> None:
+        world = self.world
+        if world.unit.running and not world.tracker.operation:
+            assert world.tracker.stop is None
 
     @invariant()
     def the_next_look_is_in_the_future(self) -> None:
@@ -273,6 +300,18 @@ class OrdersOfEvents(RuleBasedStateMachine):
             wait = 2.0 if world.decision.look_again is None else world.decision.look_again - world.now
             world.now += min(max(wait, 0.001), 2.0)
         raise AssertionError(f"still not well after {ENOUGH_SECONDS:g} s: {world.decision} with {world.unit}")
+
+
+def test_a_start_by_systemctl_during_an_order_ends_an_older_stop() -> None:
+    events = OrdersOfEvents()
+    events.begin()
+    events.somebody_uses_systemctl_start()
+    events.a_person_stops_it_for_good()
+    events.a_person_works("stop")
+    events.somebody_uses_systemctl_start()
+    events.a_person_works("")
+    events.what_runs_is_not_called_stopped()
+    events.somebody_uses_systemctl_stop()
 
 
 OrdersOfEvents.TestCase.settings = settings(max_examples=150, stateful_step_count=25, deadline=None)

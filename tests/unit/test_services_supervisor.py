@@ -16,9 +16,10 @@ from daemon.errors import ConflictError, NotFoundError, UnavailableError
 from daemon.places import Places
 from daemon.platform import Platform
 from daemon.services import supervisor
-from daemon.services.api import ActOptions, Verb
+from daemon.services.api import ActOptions, Progress, Verb
 from daemon.services.catalog import CATALOG, ProbeKind
-from daemon.services.decision import Decision, View, decide
+from daemon.services.decision import Decision, Stop, View, decide
+from daemon.services.draining import CallDrain
 from daemon.services.intents import Intents
 from daemon.services.manager import Supervision
 from daemon.services.model import ActiveState, Finding, Health, LoadState, Outcome, Role, UnitState
@@ -263,6 +264,35 @@ def test_a_stop_by_systemctl_is_respected_and_a_start_by_systemctl_too(box: Box)
     box.until("asterisk", well_by_a_person)
     assert box.intents.stops == {}
     assert box.units.calls == [("stop", "asterisk"), ("start", "asterisk")], "both by the test itself"
+
+
+def test_a_start_by_systemctl_during_a_stop_by_a_person_is_respected(box: Box) -> None:
+    """The order ends after systemd has reported all there is to report."""
+    with box.supervisor.operation("asterisk", "stop"):
+        box.supervisor.record_stop("asterisk", Stop("anna", "2026-01-01T00:00:00+00:00"))
+        box.units.stop_unit("asterisk")
+        box.until("asterisk", lambda seen: seen.unit.dead and not seen.unit.job)
+        box.units.start_unit("asterisk")
+        assert box.until("asterisk", lambda seen: seen.unit.running).stop is not None
+    box.until("asterisk", well_by_a_person)
+    assert box.intents.stops == {}
+    box.units.crash("asterisk")
+    box.until("asterisk", well_again)
+
+
+def test_a_crash_while_calls_are_drained_does_not_leave_the_rest_to_systemds_timer(box: Box) -> None:
+    class Crashing(CallDrain):
+        def run(self, seconds: float, ended: Callable[[float], bool], progress: Progress) -> bool:
+            box.units.crash("asterisk")
+            return ended(LIMIT)
+
+    drain = Crashing(box.directory / "ami_secret")
+    box.operations = Operations(box.supervisor, box.units, box.intents, lambda: drain)
+    box.units.calls.clear()
+    box.act("asterisk", Verb.STOP, drain_seconds=60, who="anna")
+    assert box.units.calls == [("stop", "asterisk")]
+    assert "anna" in box.wait("asterisk", Health.STOPPED)
+    assert not box.supervisor.snapshots()["asterisk"].unit.waits_for_restart
 
 
 def test_an_end_by_itself_is_no_stop_by_a_person(box: Box) -> None:
