@@ -18,6 +18,9 @@ from fault_tolerance.process import end, pipe, start
 # `#261124 20:07:32 server id 1  end_log_pos 512 CRC32 0x1 	GTID 0-1-17 trans`
 _BEGINS = re.compile(rb"^#\d{6}\s.*\tGTID (\d+)-(\d+)-(\d+)\b")
 _ENDS = (b"DELIMITER ;", b"# End of log file")
+# Each table that a transaction changes: `Table_map: `centralino`.`cdr` mapped to number 27`
+_CHANGES = re.compile(rb"\tTable_map: `(\w+)`\.`(\w+)` mapped")
+_PULSE = {(b"centralino_pair", b"pulse")}
 # What all older files hold together; it stands near the begin of each: `Gtid list [0-1-17,` `# 0-2-21]`
 _OLDER = re.compile(rb"\tGtid list \[([^]]*)\]")
 HEAD_BYTES = 65536
@@ -80,6 +83,17 @@ def export(data: Path, directory: Path, own: GtidState, peer: GtidState) -> Evid
     return Evidence(path, count, tuple(unreadable))
 
 
+def lacking(data: Path, peer: GtidState) -> int | None:
+    """How many transactions of the log in `data` the peer does not hold; None if the log does not tell."""
+    logs, count = needed(log_files(data), peer), 0
+    for log in logs:
+        decoded = _Decoded(log, GtidState())
+        count += sum(1 for _ in missing(decoded, peer))
+        if not decoded.whole:
+            return None
+    return count if logs else None
+
+
 def needed(logs: list[Path], peer: GtidState) -> list[Path]:
     """The files of the log that may hold what `peer` does not; older ones need not even be readable."""
     for index in range(len(logs) - 1, 0, -1):
@@ -114,7 +128,14 @@ def log_files(data: Path) -> list[Path]:
 
 
 def missing(lines: Iterable[bytes], peer: GtidState) -> Iterator[list[bytes]]:
-    """The lines of each transaction that `peer` does not hold."""
+    """The lines of each transaction that `peer` does not hold, but for those that hold nothing of anybody's:
+    a master writes the moment into a table of its own to have the server look after confirmations."""
+    for block in _transactions(lines, peer):
+        if {found.groups() for line in block if (found := _CHANGES.search(line))} != _PULSE:
+            yield block
+
+
+def _transactions(lines: Iterable[bytes], peer: GtidState) -> Iterator[list[bytes]]:
     block: list[bytes] | None = None
     for line in lines:
         found = _BEGINS.match(line)

@@ -74,7 +74,8 @@ class Look:
 
 @dataclass(frozen=True)
 class Said:
-    """What the peer's part said, and when (monotonic); `since` is when it first said that it stands here."""
+    """What the peer's part said, and when (monotonic); `since` is when it first said that it stands here.
+    `lacks` is said by a master whose database cannot start any more: how much of its log this node lacks."""
 
     moment: float
     writable: bool
@@ -83,6 +84,11 @@ class Said:
     lag_milliseconds: float | None = None
     answers: bool = True
     since: float = 0.0
+    lacks: int | None = None
+
+    def leaves_all_here(self, own: Look) -> bool:
+        """Whether the peer's database is a wreck, and this one can stand in for it without a loss."""
+        return not self.answers and self.lacks == 0 and bool(own.lineage)
 
     def has_more_than(self, own: Look) -> bool:
         """Whether the peer has closed, and not everything that it wrote has come here."""
@@ -254,6 +260,22 @@ class Lag:
         return 0.0
 
 
+def unanswered(before: Said | None, lacks: object, now: float) -> Said | None:
+    """What holds while the peer's database does not answer: its last words, and what is said of its log."""
+    if before is None and not isinstance(lacks, int):
+        return None
+    last = before or Said(now, writable=True, synchronous=False, sequence=0)
+    known = lacks if isinstance(lacks, int) else None
+    return replace(last, moment=now, lag_milliseconds=None, answers=False, lacks=known)
+
+
+def follows(own: Look | None, said: Said | None) -> bool:
+    """Whether the replica is in order, or there is nothing any more that it could follow."""
+    if own is None:
+        return False
+    return (own.configured and own.applying) or (said is not None and said.leaves_all_here(own))
+
+
 def slave_state(own: Look | None, said: Said | None, lag: float | None, now: float) -> ReplicaState:
     """What a slave's replica is worth at this moment.
 
@@ -263,6 +285,9 @@ def slave_state(own: Look | None, said: Said | None, lag: float | None, now: flo
     if own is None:
         return ReplicaState(frozenset({Obstacle.REPLICA_BROKEN}), lag, None, "the database does not answer")
     told = said is not None and said.answers and now - said.moment <= FRESH_SECONDS
+    if said is not None and said.leaves_all_here(own):
+        detail = "the peer's database cannot start any more, and this node holds all that its log holds"
+        return ReplicaState(frozenset(), lag, None, detail)
     if not own.configured:
         return ReplicaState(
             frozenset({Obstacle.REPLICA_BROKEN}), lag, None, "the database does not replicate from the peer"

@@ -46,10 +46,12 @@ from fault_tolerance.database.look import (
     Patience,
     Said,
     errant,
+    follows,
     lineage_of,
     look,
     master_state,
     slave_state,
+    unanswered,
 )
 from fault_tolerance.database.seed import Seeding, finish, receive
 from fault_tolerance.database.server import Server
@@ -95,7 +97,8 @@ class MariaDb:
         self._peer_position = GtidState()
         self._lag = Lag()
         self._patience = Patience()
-        self._drought, self._wreck, self._next_copy = Drought(), wreck.Wreck(server.unit), 0.0
+        self._drought, self._next_copy = Drought(), 0.0
+        self._wreck = wreck.Wreck(server.unit, self._seeding.data)
         self._stuck = Stuck()
         self._note = ""
         self._kept = wreck.Kept()
@@ -208,12 +211,12 @@ class MariaDb:
             found = slave_state(own, said, None if own is None else self._lag.milliseconds(own), now)
         obstacles = found.obstacles
         details = [self._note or found.detail]
-        if own is None and (told := self._wreck.sentence()):
+        if own is None and (told := self._wreck.sentence(master=self._aim is Aim.WRITABLE)):
             details.append(told)
         if self._seed_share is not None:
             obstacles = frozenset({Obstacle.SEEDING})
             details = [self._seed_text]
-        elif self._note and self._aim is Aim.FOLLOWING and not (own and own.configured and own.applying):
+        elif self._note and self._aim is Aim.FOLLOWING and not follows(own, said):
             obstacles |= {Obstacle.REPLICA_BROKEN}
         alarm = self._kept.sentence()
         if not alarm and self._peer_kept:
@@ -227,7 +230,7 @@ class MariaDb:
         """See the contract."""
         own = self._look
         if own is None:
-            return {"answers": False}
+            return {"answers": False} | self._wreck.told()
         return {
             "answers": True,
             "state": str(own.state),
@@ -242,8 +245,7 @@ class MariaDb:
         """See the contract. A peer whose database does not answer keeps what it said last."""
         now, before = time.monotonic(), self._said
         if facts.get("answers") is not True:
-            if before is not None:
-                self._said = replace(before, moment=now, lag_milliseconds=None, answers=False)
+            self._said = unanswered(before, facts.get("lacks"), now)
             return
         self._peer_kept = str(facts.get("kept", ""))[:256]
         sequence, lag = facts.get("sequence"), facts.get("lag")
@@ -438,10 +440,12 @@ class MariaDb:
         return False
 
     def _replace_wreck(self) -> None:
-        """Order a copy in place of a server that cannot start any more."""
+        """Order a copy in place of a server that cannot start any more, or have the peer serve."""
         now = time.monotonic()
         if self._aim is Aim.FOLLOWING and self._wreck.judge(now, self._said):
             self._order_copy("this node's database cannot start any more")
+        elif self._aim is Aim.WRITABLE:
+            self._wreck.compare(now, self._said, self._peer_position)
 
     # --- the keeper -----------------------------------------------------------------------------------
 

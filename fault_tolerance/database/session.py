@@ -64,6 +64,8 @@ class Session:
                     f"{self._name} refused `{statement[:80]}`: {error.args[-1]}"
                 ) from error
             raise UnavailableError(f"{self._name} does not answer: {error.args[-1]}") from error
+        except pymysql.err.InterfaceError as error:
+            raise UnavailableError(f"{self._name} does not answer: the session has ended") from error
         except pymysql.err.MySQLError as error:
             raise CommandFailedError(f"{self._name} refused `{statement[:80]}`: {error}") from error
         except (OSError, ValueError, AttributeError) as error:

@@ -16,7 +16,9 @@ from pathlib import Path
 
 from daemon.files import write_file
 from daemon.run import run
-from fault_tolerance.database.look import Said
+from fault_tolerance.database.evidence import lacking
+from fault_tolerance.database.gtid import GtidState
+from fault_tolerance.database.look import FRESH_SECONDS, Said
 
 MARK = "centralino-keep"
 NAME = "data.kept-%Y%m%dT%H%M%SZ"
@@ -27,6 +29,7 @@ REFUSING_SECONDS, REFUSED_STARTS = 60.0, 3
 # A copy that did not help will not help soon either; one that has replaced nothing may be tried again.
 COPY_AGAIN_SECONDS, COPY_RETRY_SECONDS = 3600.0, 60.0
 ASK_SECONDS, ASK_LIMIT_SECONDS = 2.0, 5.0
+COMPARE_AGAIN_SECONDS = 10.0
 # By these it ended itself; what ends it by another one is somebody else. From 200 on systemd speaks, not it.
 OWN_SIGNALS = frozenset({signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV})
 SYSTEMD_STATUS = 200
@@ -34,25 +37,43 @@ WAY_OUT = (
     "its starts fail: after a minute of that, and at most once an hour, a copy of the peer's takes its place"
     " and what it was is kept (at once: centralino replication start --what db)"
 )
+MASTER_WAY_OUT = (
+    "its starts fail: after a minute of that the peer serves, if it holds all that the log of changes"
+    " here does"
+)
+MASTER_LACKS = (
+    "; it lacks {} transactions: repair the database here, or go on without them by dissolving the pair there"
+    " (centralino fault-tolerance unpair)"
+)
 
 
 class Wreck:
-    """Counts the starts that failed since the server answered last."""
+    """Counts the starts that failed since the server answered last. `lacks` is how many transactions of a
+    master's log its peer does not hold, None while unknown."""
 
-    def __init__(self, unit: str) -> None:
-        self._unit = unit
+    def __init__(self, unit: str, data: Path) -> None:
+        self._unit, self._data = unit, data
         self.not_before = 0.0
         self.answered()
 
     def answered(self) -> None:
         """It runs."""
         self._since: float | None = None
-        self._ask_at = 0.0
+        self._ask_at = self._compare_at = 0.0
         self._refused: frozenset[str] = frozenset()
+        self.lacks: int | None = None
 
-    def sentence(self) -> str:
+    def sentence(self, *, master: bool) -> str:
         """What will be done about it, "" while nothing says that its starts fail."""
-        return WAY_OUT if self._refused else ""
+        if not self._refused:
+            return ""
+        if not master:
+            return WAY_OUT
+        return MASTER_WAY_OUT + (MASTER_LACKS.format(self.lacks) if self.lacks else "")
+
+    def told(self) -> dict[str, object]:
+        """For the peer."""
+        return {} if self.lacks is None else {"lacks": self.lacks}
 
     def judge(self, now: float, said: Said | None) -> bool:
         """Whether only a copy helps, and the peer serves and can give one; asked while nobody answers here,
@@ -60,6 +81,25 @@ class Wreck:
 
         Raises CommandFailedError if systemd does not say.
         """
+        if not self._certain(now) or said is None or not said.serves(now) or now < self.not_before:
+            return False
+        self.not_before = now + COPY_AGAIN_SECONDS
+        return True
+
+    def compare(self, now: float, said: Said | None, peer: GtidState) -> None:
+        """Find out whether the peer, which stands at `peer`, holds all that a master's log holds: then it can
+        serve in its place.
+
+        Raises CommandFailedError if systemd does not say or mariadb-binlog is missing.
+        """
+        here = said is not None and said.answers and not said.writable and now - said.moment <= FRESH_SECONDS
+        if self.lacks == 0 or not self._certain(now) or not here or now < self._compare_at:
+            return
+        self._compare_at = now + COMPARE_AGAIN_SECONDS
+        self.lacks = lacking(self._data, peer)
+
+    def _certain(self, now: float) -> bool:
+        """Whether it will not start any more, as far as anybody can tell; asks every few seconds."""
         if self._since is None:
             self._since = now
         if now < self._ask_at:
@@ -69,11 +109,7 @@ class Wreck:
         if unit.refused:
             self._refused |= {unit.ended}
         lasts = now - self._since >= REFUSING_SECONDS and len(self._refused) >= REFUSED_STARTS
-        certain = lasts and not unit.alive and said is not None and said.serves(now)
-        if not certain or now < self.not_before:
-            return False
-        self.not_before = now + COPY_AGAIN_SECONDS
-        return True
+        return lasts and not unit.alive
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,10 @@ def follow(node: Node, what: str) -> None:
     node.run(["systemd-run", "--unit=follow", "--property=RemainAfterExit=no", "sh", "-c", program])
 
 
+def role(node: Node) -> object:
+    return status(node).get("role")
+
+
 def said(node: Node) -> str:
     return node.run(["cat", LOG], check=False).output
 
@@ -266,3 +270,39 @@ def test_everything_at_once_and_wrong_places_are_told(pair: PairOfNodes) -> None
     refused = start(pair.first, "db")
     assert "this node is master" in refused.errors
     assert pair.wait_healthy() is pair.first
+
+
+@pytest.mark.parametrize("alone", [False, True], ids=["peer-has-all", "peer-lacks-a-row"])
+def test_a_master_whose_database_cannot_start_any_more(pair: PairOfNodes, alone: bool) -> None:
+    """A slave that returns to it takes over if it lacks nothing, else a person decides."""
+    master = pair.wait_healthy()
+    slave = pair.other(master)
+    master.run(["mariadb", "-e", "CREATE TABLE IF NOT EXISTS centralino.alone (n INT PRIMARY KEY)"])
+    pair.wait_healthy()
+    slave.power_off()
+    wait_for(lambda: "lost" in str(status(master).get("link")), 15, "the lost link")
+    if alone:
+        master.run(["mariadb", "-e", "INSERT INTO centralino.alone VALUES (1)"])
+    master.run(
+        ["sh", "-c", "systemctl kill --signal=SIGKILL mariadb; truncate -s 0 /var/lib/mysql/data/ib_logfile0"]
+    )
+    began = time.monotonic()
+    slave.power_on()
+    if alone:
+        wait_for(
+            lambda: "lacks 1 transactions" in str(status(master)["database"]), 180, "what the peer lacks"
+        )
+        assert (role(slave), role(master)) == ("slave", "master")
+        done = centralino(slave, "fault-tolerance", "unpair", "--yes")
+        assert done.ok, done.errors
+        open_now = ["mariadb", "-Ne", "SELECT @@read_only"]
+        wait_for(
+            lambda: slave.run(open_now).output.strip() == "0", 30, "a database that goes on without the row"
+        )
+        return
+    wait_for(lambda: role(slave) == "master", 180, "the other master")
+    print(f"the other node serves {time.monotonic() - began:.0f} s after the end of the database")
+    assert pair.wait_healthy() is slave
+    (old,) = kept(master)
+    master.run(["rm", "-r", f"/var/lib/mysql/{old.name}"])
+    wait_for(lambda: not told(slave, "kept") and not told(master, "kept"), 30, "the end of the alarm")

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.errors import CancelledError, NotFoundError, StorageError
+from daemon.errors import CancelledError, NotFoundError, StorageError, UnavailableError
 from fault_tolerance.database import door, evidence, seed, serve, settings
 from fault_tolerance.database.forward import user_of
 from fault_tolerance.database.gtid import GtidState, parse
@@ -34,7 +34,7 @@ from fault_tolerance.database.look import (
     master_state,
     slave_state,
 )
-from fault_tolerance.database.session import Row, Session
+from fault_tolerance.database.session import Row, Session, library
 from fault_tolerance.view import Obstacle
 
 WELL = Look(
@@ -277,6 +277,30 @@ def test_only_what_the_peer_lacks_becomes_evidence() -> None:
     assert b"DROP TABLE x" in found[1]
     assert b"DELIMITER" not in found[1]
     assert not list(evidence.missing(LOG.splitlines(keepends=True), parse("0-1-9,0-2-9")))
+
+
+PULSES = b"""\
+#261124 20:07:33 server id 1  end_log_pos 300 CRC32 0x1 \tGTID 0-1-5 trans
+#261124 20:07:33 server id 1  end_log_pos 350 \tTable_map: `centralino_pair`.`pulse` mapped to number 18
+### UPDATE `centralino_pair`.`pulse`
+#261124 20:07:34 server id 1  end_log_pos 400 CRC32 0x1 \tGTID 0-1-6 trans
+#261124 20:07:34 server id 1  end_log_pos 450 \tTable_map: `centralino_pair`.`pulse` mapped to number 18
+#261124 20:07:34 server id 1  end_log_pos 450 \tTable_map: `centralino`.`cdr` mapped to number 19
+### INSERT INTO `centralino`.`cdr`
+DELIMITER ;
+"""
+
+
+def test_the_pulse_of_a_master_is_no_loss() -> None:
+    (found,) = evidence.missing(PULSES.splitlines(keepends=True), GtidState())
+    assert b"GTID 0-1-6" in found[0]
+
+
+def test_a_session_that_has_ended_is_no_refusal() -> None:
+    """Else the keeper would hold on to it for ever."""
+    ended = Session(library().connect(defer_connect=True), "the database")
+    with pytest.raises(UnavailableError, match="the session has ended"):
+        ended.rows("SELECT 1")
 
 
 def test_no_log_no_evidence(tmp_path: Path) -> None:
