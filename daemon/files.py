@@ -67,9 +67,12 @@ def write_file(
     mode: int = 0o644,
     owner: str | None = None,
     group: str | None = None,
+    name_lasts: bool = True,
 ) -> None:
     """Replace `path` by `content`, atomically and durably.
 
+    Without `name_lasts` its new name is on the disk only with that of the file which the caller writes to
+    the same directory next: ext4 and XFS keep the order of two renames in one directory.
     `owner` and `group` are names; None keeps the daemon's own. Only root can give files away: without that
     right they are ignored. Raises StorageError, with the old file untouched, when the disk refuses, when
     the path is a symbolic link or no regular file, or when owner or group do not exist.
@@ -88,7 +91,8 @@ def write_file(
                 os.unlink(temporary, dir_fd=directory)
             _refuse(path, "written", error)
         faults.reach(f"file:{path.name}:renamed")
-        _sync_directory(directory, path)
+        if name_lasts:
+            _sync_directory(directory, path)
     if label is None:
         restore_label(path)
     faults.reach(f"file:{path.name}:done")

@@ -159,7 +159,8 @@ class RevisionStore:
     def add(
         self, settings: Settings, who: str, comment: str, state: RevisionState = RevisionState.PENDING
     ) -> Revision:
-        """Write a new revision; it is not in force before the head says so. Raises StorageError."""
+        """Write a new revision; it is not in force, nor need it last, before the head that names it is
+        written. Raises StorageError."""
         document = dump(settings)
         revision = Revision(
             revision=self._highest + 1,
@@ -171,7 +172,7 @@ class RevisionStore:
             digest=digest(document),
             state=state,
         )
-        self._write(revision, document)
+        self._write(revision, document, name_lasts=False)
         self._highest = revision.revision
         self._known[revision.revision] = settings
         return revision
@@ -215,11 +216,11 @@ class RevisionStore:
     def _file(self, number: int) -> Path:
         return self.directory / f"{number:0{DIGITS}}.json"
 
-    def _write(self, revision: Revision, document: Document) -> None:
+    def _write(self, revision: Revision, document: Document, *, name_lasts: bool = True) -> None:
         text = json.dumps(
             {"revision": revision.as_json(), "document": document}, ensure_ascii=False, indent=1
         )
-        write_file(self._file(revision.revision), text + "\n", mode=MODE)
+        write_file(self._file(revision.revision), text + "\n", mode=MODE, name_lasts=name_lasts)
         self._revisions[revision.revision] = revision
 
     def _read(self, file: Path) -> tuple[Revision, Document]:
