@@ -45,8 +45,8 @@ class Identities:
         with self._lock:
             known = self._known.get(sender)
         if known is None:
-            uid = self._ask_bus("GetConnectionUnixUser", sender)
-            known = uid, self._login(sender)
+            credentials = self._credentials(sender)
+            known = credentials["UnixUserID"], _login(credentials.get("ProcessID"))
             with self._lock:
                 self._known[sender] = known
                 while len(self._known) > REMEMBERED:
@@ -77,26 +77,32 @@ class Identities:
             return False
         return bool(answer.unpack()[0][0])
 
-    def _ask_bus(self, method: str, sender: str) -> int:
+    def _credentials(self, sender: str) -> dict[str, int]:
+        """What the bus knows of a caller: `UnixUserID`, and `ProcessID` where it is known."""
         try:
             answer = self._connection.call_sync(
                 *BUS,
-                method,
+                "GetConnectionCredentials",
                 GLib.Variant("(s)", (sender,)),
-                GLib.VariantType("(u)"),
+                GLib.VariantType("(a{sv})"),
                 Gio.DBusCallFlags.NONE,
                 CALL_LIMIT_MILLISECONDS,
                 None,
             )
         except GLib.Error as error:
             raise UnavailableError(f"the bus does not know who calls: {error.message}") from error
-        return int(answer.unpack()[0])
+        found = {name: value for name, value in answer.unpack()[0].items() if isinstance(value, int)}
+        if "UnixUserID" not in found:
+            raise UnavailableError("the bus does not know who calls: it names no user")
+        return found
 
-    def _login(self, sender: str) -> str:
-        """The user that logged in before `sudo`, by the kernel's audit id; for the records only."""
-        try:
-            process = self._ask_bus("GetConnectionUnixProcessID", sender)
-            uid = int(Path(f"/proc/{process}/loginuid").read_text())
-            return "" if uid == NO_LOGIN else pwd.getpwuid(uid).pw_name
-        except (UnavailableError, OSError, ValueError, KeyError):
-            return ""
+
+def _login(process: int | None) -> str:
+    """The user that logged in before `sudo`, by the kernel's audit id; for the records only."""
+    if process is None:
+        return ""
+    try:
+        uid = int(Path(f"/proc/{process}/loginuid").read_text())
+        return "" if uid == NO_LOGIN else pwd.getpwuid(uid).pw_name
+    except (OSError, ValueError, KeyError):
+        return ""
