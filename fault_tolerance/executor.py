@@ -78,10 +78,11 @@ class Executor:
             if self._work is not Work.RUNNING:
                 self._work = Work.IDLE
 
-    def promote(self, epoch: int, writes_after_seconds: float) -> None:
-        """Begin to serve, and to take writes that much later; returns at once."""
+    def promote(self, epoch: int, writes_after_seconds: float, *, close_first: bool = False) -> None:
+        """Begin to serve, and to take writes that much later, also if the database does so now and must
+        `close_first`; returns at once."""
         not_before = time.monotonic() + writes_after_seconds
-        self._begin("promotion", lambda step: self._promote(step, epoch, not_before))
+        self._begin("promotion", lambda step: self._promote(step, epoch, not_before, close_first=close_first))
 
     def demote(self) -> None:
         """Begin to be silent; returns at once."""
@@ -156,8 +157,13 @@ class Executor:
             log.info("the %s took %.0f ms: %s", name, (time.monotonic() - began) * 1000, steps)
         self._on_change()
 
-    def _promote(self, step: Callable[[str], None], epoch: int, not_before: float) -> None:
+    def _promote(
+        self, step: Callable[[str], None], epoch: int, not_before: float, *, close_first: bool
+    ) -> None:
         step("begun")
+        if close_first:
+            self._database.make_read_only(READ_ONLY_LIMIT_SECONDS)
+            step("database closed")
 
         def database_is_ready() -> None:
             step("database ready")

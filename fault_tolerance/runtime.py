@@ -30,7 +30,7 @@ from fault_tolerance.pair import RUN, STATE, VRRP_RUN, Pair
 from fault_tolerance.pbx import Pbx
 from fault_tolerance.peer_link import PeerLink, Table
 from fault_tolerance.provider import Provider
-from fault_tolerance.restraint import Restraint
+from fault_tolerance.restraint import FENCE_SECONDS, Restraint
 from fault_tolerance.roles import Action, Decision, address_verdict, decide
 from fault_tolerance.sights import INTERVAL_SECONDS as SIGHT_SECONDS
 from fault_tolerance.sights import ThirdParty
@@ -121,14 +121,17 @@ class Runtime:
         """Take up the role of this boot, or begin as joining or off. Raises CentralinoError."""
         resumed = self.state.role_of_this_boot()
         self.verdicts.adopt()
-        if resumed is Role.MASTER and self._was_replaced():
-            log.warning("nobody watched this master, which has lost its addresses meanwhile: it steps down")
-            resumed = Role.DEMOTING
+        # A runtime that hung, or a node that was frozen, and that systemd killed.
+        away = resumed is Role.MASTER and self.state.unwatched_for() > LONG_AWAY_SECONDS
+        if away:
+            log.warning("nobody watched this master for a while: it may have been replaced")
+            resumed = Role.DEMOTING if self._lost_addresses() else Role.PROMOTING
         if resumed in (Role.MASTER, Role.SLAVE):
             self.role = resumed
         elif resumed is Role.PROMOTING:
             self.role = resumed
-            self.executor.promote(self.state.durable.epoch, NOTICED_SECONDS)
+            patience = FENCE_SECONDS if away else NOTICED_SECONDS
+            self.executor.promote(self.state.durable.epoch, patience, close_first=away)
         elif resumed is Role.DEMOTING:
             self.role = resumed
             self.executor.demote()
@@ -148,12 +151,9 @@ class Runtime:
             self.vrrp.start()
         self.executor.background("source of SIP", lambda: sip_source.apply(self.pair))
 
-    def _was_replaced(self) -> bool:
-        """Whether a master that nobody watched for a while (a runtime that hung, and was killed by systemd)
-        must be taken for one that was replaced: it holds none of its addresses."""
+    def _lost_addresses(self) -> bool:
         self.addresses.look()
-        lost = bool(self.pair.shared) and not self.addresses.held
-        return lost and self.state.unwatched_for() > LONG_AWAY_SECONDS
+        return bool(self.pair.shared) and not self.addresses.held
 
     def run(self) -> None:
         """Loop until `stop`."""

@@ -17,6 +17,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -42,9 +43,11 @@ from fault_tolerance.peer_link import SshChannel, ssh_arguments
 from fault_tolerance.provider import hook_of
 from fault_tolerance.resync import Resync
 from fault_tolerance.runtime import Runtime
-from fault_tolerance.view import Role, Wish
+from fault_tolerance.view import SERVING, Role, Wish
 
 AMI_SECRET = Path("/etc/centralino/secrets/asterisk-ami")
+# How long the database may take to close, and a lifetime beside it.
+ABORT_SECONDS, HANGING_SECONDS = 2.0, 60.0
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +89,7 @@ class Service:
         """Until SIGTERM."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_arguments: self.runtime.stop())
+        self._heed_the_watchdog()
         self.runtime.start()
         self._systemd.ready("the pair is watched")
         self.runtime.run()
@@ -107,6 +111,30 @@ class Service:
         self._doors.close()
         self._control.close()
         return 0
+
+    def _heed_the_watchdog(self) -> None:
+        """systemd ends a runtime that was silent for ten seconds by SIGABRT, also one on a node that was
+        frozen, as soon as it thaws. The peer may be master by then: no database stays open behind it.
+
+        A thread hears of the signal also while the main one hangs, where no handler of Python's would run. If
+        it does not, the handler has it do nothing more.
+        """
+        read_end, write_end = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(write_end, False)
+        signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+        signal.signal(signal.SIGABRT, lambda *_arguments: time.sleep(HANGING_SECONDS))
+
+        def listen() -> None:
+            while signal.SIGABRT not in os.read(read_end, 64):
+                pass
+            log.warning("systemd ends this runtime, which was silent for too long")
+            self.runtime.state.forget_watch()
+            if self.runtime.role in SERVING:
+                with contextlib.suppress(CentralinoError):
+                    self._database.make_read_only(ABORT_SECONDS)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        threading.Thread(target=listen, name="watchdog", daemon=True).start()
 
     def _tell(self) -> None:
         if not self._control.subscribed:

@@ -95,6 +95,11 @@ class RoleState:
         with contextlib.suppress(OSError):
             self._watch_file.write_text(f"{time.monotonic()}\n")
 
+    def forget_watch(self) -> None:
+        """Have the next runtime take this node for one that nobody watched."""
+        with contextlib.suppress(OSError):
+            self._watch_file.unlink(missing_ok=True)
+
     def unwatched_for(self) -> float:
         """Seconds since the loop of a runtime turned last in this boot; endless if none ever did."""
         try:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from daemon.errors import CentralinoError, CommandFailedError, UnavailableError
@@ -32,6 +33,7 @@ PULSE = "REPLACE INTO centralino_pair.pulse (one, moment) VALUES (1, NOW(6))"
 CONFIRMATION_MILLISECONDS = 60_000
 # The server kills a client's session and answers at once; the session ends a moment later.
 KILL_ROUND_SECONDS = 0.05
+BUSY_SECONDS = 0.5
 UNIT_LIMIT_SECONDS = 5.0
 
 
@@ -119,6 +121,25 @@ def shut(own: Session, socket: Path, deadline: float) -> None:
     own.do("SET GLOBAL rpl_semi_sync_master_enabled = OFF")
     if own.number("SELECT @@read_only") != 1:
         raise UnavailableError("the database stayed writable")
+
+
+@contextmanager
+def turn_at_last(turn: threading.RLock, socket: Path, limit_seconds: float) -> Iterator[bool]:
+    """The turn, or False if whoever has it does not end.
+
+    It takes milliseconds, unless it waits in the server for commits, which wait for the peer: all of them end
+    with their sessions.
+    """
+    taken = turn.acquire(timeout=BUSY_SECONDS)
+    if not taken:
+        with suppress(CentralinoError), session(socket, limit_seconds) as own:
+            kill_sessions(own, spared=0)
+        taken = turn.acquire(timeout=limit_seconds)
+    try:
+        yield taken
+    finally:
+        if taken:
+            turn.release()
 
 
 def kill_sessions(own: Session, spared: int) -> int:

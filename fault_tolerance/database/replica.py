@@ -30,6 +30,7 @@ from fault_tolerance.database.closing import (
     fence,
     have_listeners_ask_anew,
     shut,
+    turn_at_last,
     wait_for_nobody,
 )
 from fault_tolerance.database.door import end_others
@@ -144,11 +145,13 @@ class MariaDb:
         deadline = time.monotonic() + limit_seconds
         # Before its turn, so that an opening that is under way ends; in its turn, so that it counts.
         self._aim = Aim.READ_ONLY
-        with self._turn:
+        with turn_at_last(self._turn, self._server.socket, limit_seconds / 2) as taken:
             self._aim = Aim.READ_ONLY
-            # Its session would be killed with those of the clients.
-            self._end_watching()
             try:
+                if not taken:
+                    raise UnavailableError("another order does not end")
+                # Its session would be killed with those of the clients.
+                self._end_watching()
                 with session(self._server.socket, max(1.0, limit_seconds / 2)) as own:
                     shut(own, self._server.socket, deadline)
                     self._look = look(own, time.monotonic())
@@ -410,8 +413,8 @@ class MariaDb:
         taken = False
         try:
             note(0.0, "asking the peer for a copy of its database")
-            worth = self._keep_all or not (self._seeding.unused or self._answers())
-            wreck.mark(self._seeding.data, keep=worth)
+            good = self._seeding.unused or wreck.answers(self._server.socket)
+            wreck.mark(self._seeding.data, keep=self._keep_all or not good)
             if not self._seeding.ready.exists():
                 receive(self._seeding, note, self._seed_cancelled)
             if self._aim is not Aim.FOLLOWING or self._ended.is_set():
@@ -433,11 +436,6 @@ class MariaDb:
             self._seed_wanted = False
         finally:
             self._seed_share = None
-
-    def _answers(self) -> bool:
-        with suppress(CentralinoError), session(self._server.socket, SHORT_LIMIT_SECONDS):
-            return True
-        return False
 
     def _replace_wreck(self) -> None:
         """Order a copy in place of a server that cannot start any more, or have the peer serve."""

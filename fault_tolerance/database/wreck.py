@@ -11,14 +11,17 @@ from __future__ import annotations
 import shutil
 import signal
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from daemon.errors import UnavailableError
 from daemon.files import write_file
 from daemon.run import run
 from fault_tolerance.database.evidence import lacking
 from fault_tolerance.database.gtid import GtidState
 from fault_tolerance.database.look import FRESH_SECONDS, Said
+from fault_tolerance.database.session import session
 
 MARK = "centralino-keep"
 NAME = "data.kept-%Y%m%dT%H%M%SZ"
@@ -135,6 +138,13 @@ def parse(text: str) -> Unit:
     code, status = found.get("ExecMainCode", "0"), int(found.get("ExecMainStatus") or 0)
     refused = 0 < status < SYSTEMD_STATUS if code == "1" else code in ("2", "3") and status in OWN_SIGNALS
     return Unit(found.get("MainPID", "0") != "0", found.get("ExecMainExitTimestampMonotonic", ""), refused)
+
+
+def answers(socket: Path) -> bool:
+    """Whether the server lets anybody in."""
+    with suppress(UnavailableError), session(socket, ASK_LIMIT_SECONDS):
+        return True
+    return False
 
 
 def mark(data: Path, *, keep: bool) -> None:

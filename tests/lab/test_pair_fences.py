@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -24,6 +25,9 @@ pytestmark = [pytest.mark.lab, pytest.mark.slow]
 PEER = "centralino-peer.service"
 # systemd gives the runtime ten seconds, and what is stopped is also killed.
 WATCHDOG_SECONDS = 60
+# Longer than the watchdog waits.
+FROZEN_SECONDS = 11.0
+WRITES_SECONDS, CLOSED_WITHIN_SECONDS = 10.0, 0.5
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +99,33 @@ def test_a_hung_runtime_whose_master_was_replaced_steps_back(pair: PairOfNodes) 
     wait_for(lambda: runtime_process(master) not in (before, "0"), WATCHDOG_SECONDS, "the watchdog")
     wait_for(lambda: role(master) == "slave", 60, "the step back")
     assert "nobody watched this master" in master.journal("-u", PEER, "-n", "80")
+    assert pair.holders() == [slave]
+
+
+def test_a_node_that_thaws_into_its_watchdog_takes_no_writes(pair: PairOfNodes) -> None:
+    """systemd ends its runtime as soon as it thaws, and the next one finds the role of before on the disk."""
+    master = pair.wait_healthy()
+    slave = pair.other(master)
+    boots = master.boots()
+    master.run(["mariadb", "-e", "CREATE TABLE IF NOT EXISTS centralino.thawed (n INT PRIMARY KEY)"])
+    pair.wait_healthy()
+    # Else it is chance whether systemd or the runtime is awake first.
+    master.signal_unit(PEER, signal.SIGSTOP)
+    master.freeze()
+    frozen = time.monotonic()
+    wait_for(lambda: role(slave) == "master", 30, "the slave's promotion")
+    time.sleep(max(0.0, frozen + FROZEN_SECONDS - time.monotonic()))
+    thawed = master.thaw()
+    last = thawed
+    while time.monotonic() < thawed + WRITES_SECONDS:
+        moment = time.monotonic()
+        if master.run(["mariadb", "-Ne", "SELECT @@read_only"], check=False).output.strip() == "0":
+            last = moment
+    print(f"the database of the thawed node took writes for {last - thawed:.2f} s")
+    assert last - thawed < CLOSED_WITHIN_SECONDS
+    wait_for(lambda: role(master) == "slave", 60, "the step back")
+    assert master.boots() == boots
+    assert "Watchdog timeout" in master.journal("-u", PEER, "-n", "80")
     assert pair.holders() == [slave]
 
 

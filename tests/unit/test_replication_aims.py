@@ -15,7 +15,7 @@ from typing import cast
 import pytest
 
 from daemon.errors import UnavailableError
-from fault_tolerance.database import closing
+from fault_tolerance.database import closing, replica
 from fault_tolerance.database.closing import CONFIRMATION_MILLISECONDS, PULSE
 from fault_tolerance.database.door import begun
 from fault_tolerance.database.look import GIVE_UP_SECONDS, Aim, Look
@@ -238,6 +238,51 @@ def test_a_node_that_stood_still_opens_when_the_peer_is_known_not_to_write(part:
     part._aim = Aim.WRITABLE
     opened(part, Aim.WRITABLE)
     assert part._still_at is None
+
+
+class Killing(Statements):
+    """A session that finds one other, whose end lets an order go on."""
+
+    def __init__(self, frees: threading.Event) -> None:
+        super().__init__()
+        self._frees = frees
+
+    def rows(self, statement: str, values: tuple[object, ...] = ()) -> list[Row]:
+        return [{"id": 5}]
+
+    def do(self, *statements: str) -> None:
+        if "KILL CONNECTION 5" in statements:
+            self._frees.set()
+
+
+@pytest.mark.parametrize("ends", [True, False], ids=["with its session", "never"])
+def test_a_closing_does_not_wait_for_an_order_that_hangs(
+    part: MariaDb, monkeypatch: pytest.MonkeyPatch, ends: bool
+) -> None:
+    """As on a node that thaws: what opens the database waits for commits, and those for a peer that left."""
+    part.close()  # the keeper; the test takes its place
+    began, frees, fenced = threading.Event(), threading.Event(), list[object]()
+    monkeypatch.setattr(replica, "fence", lambda *given: fenced.append(given))
+    monkeypatch.setattr(replica.settings, "write", lambda *_given: None)
+    if ends:
+        monkeypatch.setattr(closing, "session", lambda *_given: nullcontext(Killing(frees)))
+
+    def order() -> None:
+        with part._turn:
+            began.set()
+            frees.wait(10)
+
+    hanging = threading.Thread(target=order)
+    hanging.start()
+    try:
+        assert began.wait(5)
+        part.make_read_only(1.0)
+        # No server answers here, so it ends with the fence either way; what counts is that it comes to it.
+        assert part._aim is Aim.READ_ONLY and fenced
+        assert frees.is_set() is ends
+    finally:
+        frees.set()
+        hanging.join()
 
 
 class Waiting(Statements):
