@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,6 +58,14 @@ class _RefusedError(Exception):
         self.message = message
 
 
+@dataclass(frozen=True)
+class Standing:
+    """NetworkManager's object for an interface, "" for none, and the profile that it runs."""
+
+    device: str = ""
+    profile: str = ""
+
+
 class Manager:
     """NetworkManager on the system bus; every call has a time limit. May be used from any thread."""
 
@@ -97,17 +106,23 @@ class Manager:
                 "see: journalctl -u NetworkManager",
             ) from None
 
-    def bring_up(self, interface: str) -> None:
-        """Make the device match our profile; waits until it does.
+    def standing(self, interface: str) -> Standing:
+        """What an interface runs now. Raises UnavailableError."""
+        device = self._device(interface) or ""
+        return Standing(device, self._active_uuid(device) if device else "")
+
+    def bring_up(self, interface: str, standing: Standing | None = None) -> None:
+        """Make the device match our profile; waits until it does. `standing` is what it has run up to now.
 
         A device without a cable is left to NetworkManager, which brings it up when there is one. Raises
         ApplyFailedError with NetworkManager's reason.
         """
         uuid = profile_uuid(interface)
-        device = self._device(interface)
+        known = standing or self.standing(interface)
         try:
-            if device and self._active_uuid(device) == uuid and self._reapply(device):
+            if known.device and known.profile == uuid and self._reapply(known.device):
                 return
+            device = self._device(interface)
             state = self._state(device) if device else DeviceState.DISCONNECTED
             if state == DeviceState.UNMANAGED:
                 raise ApplyFailedError(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import select
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from ipaddress import ip_interface
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from daemon.files import FileChange, apply_file_change, ensure_directory, read_t
 from daemon.network import keyfile, netlink
 from daemon.network.checks import check, check_pair
 from daemon.network.conflicts import Conflicts
-from daemon.network.manager import Manager
+from daemon.network.manager import Manager, Standing
 from daemon.network.names_and_time import SOURCES_FILE, hosts_text, own_name_text, sources_text
 from daemon.network.trial import Trial
 from daemon.network.truth import LIMIT_SECONDS, OBSERVE_LIMIT_SECONDS, Link, Truth, look
@@ -96,10 +98,11 @@ class Network:
 
     def apply(self, change: Change) -> None:
         """Write the files, let NetworkManager read them, make the device match, see that it does."""
-        for file in change.files:
-            if not file.path.parent.is_dir():
-                ensure_directory(file.path.parent)
-            apply_file_change(file)
+        with self._asking(change) as standing:
+            for file in change.files:
+                if not file.path.parent.is_dir():
+                    ensure_directory(file.path.parent)
+                apply_file_change(file)
         if not self._places.is_live:
             return
         if change.detail.get("time") is True:
@@ -115,7 +118,7 @@ class Network:
             return
         self._manager.read_profile(interface, change.files[0].path)
         if change.detail.get("up") is True:
-            self._manager.bring_up(interface)
+            self._manager.bring_up(interface, *standing)
             self._prove(interface, change)
         else:
             self._manager.take_down(interface)
@@ -211,6 +214,26 @@ class Network:
                 files=(FileChange(sources_file, sources, after_sources),),
                 detail={"time": True},
             )
+
+    @contextmanager
+    def _asking(self, change: Change) -> Iterator[list[Standing]]:
+        """Ask NetworkManager how the interface stands while the disk takes the files."""
+        found: list[Standing] = []
+        interface = str(change.detail.get("interface", ""))
+        if not self._places.is_live or not interface or change.detail.get("up") is not True:
+            yield found
+            return
+
+        def ask() -> None:
+            with suppress(CentralinoError):  # it is asked again afterwards
+                found.append(self._manager.standing(interface))
+
+        asking = threading.Thread(target=ask, name="standing")
+        asking.start()
+        try:
+            yield found
+        finally:
+            asking.join()
 
     def _time_sources(self) -> Path | None:
         """The directory of chrony's sources on this platform, None where the platform is unknown."""
