@@ -90,9 +90,12 @@ class Service:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_arguments: self.runtime.stop())
         self._heed_the_watchdog()
-        self.runtime.start()
-        self._systemd.ready("the pair is watched")
-        self.runtime.run()
+        try:
+            self.runtime.start()
+            self._systemd.ready("the pair is watched")
+            self.runtime.run()
+        except _SilentTooLongError:
+            time.sleep(HANGING_SECONDS)  # the thread that listens ends this process before
         self._systemd.stopping()
         down = _box_goes_down()
         if down:
@@ -116,23 +119,23 @@ class Service:
         """systemd ends a runtime that was silent for ten seconds by SIGABRT, also one on a node that was
         frozen, as soon as it thaws. The peer may be master by then: no database stays open behind it.
 
-        A thread hears of the signal also while the main one hangs, where no handler of Python's would run. If
-        it does not, the handler has it do nothing more.
+        A thread hears of the signal also while the main one hangs, where no handler of Python's would run.
         """
         read_end, write_end = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(write_end, False)
         signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
-        signal.signal(signal.SIGABRT, lambda *_arguments: time.sleep(HANGING_SECONDS))
+        signal.signal(signal.SIGABRT, _leave_it_all)
 
         def listen() -> None:
             while signal.SIGABRT not in os.read(read_end, 64):
                 pass
-            log.warning("systemd ends this runtime, which was silent for too long")
-            self.runtime.state.forget_watch()
-            if self.runtime.role in SERVING:
-                with contextlib.suppress(CentralinoError):
+            try:
+                self.runtime.state.forget_watch()
+                if self.runtime.role in SERVING:
                     self._database.make_read_only(ABORT_SECONDS)
-            os.kill(os.getpid(), signal.SIGKILL)
+                log.warning("systemd ends this runtime, which was silent for too long")
+            finally:
+                os.kill(os.getpid(), signal.SIGKILL)
 
         threading.Thread(target=listen, name="watchdog", daemon=True).start()
 
@@ -219,6 +222,14 @@ class Service:
             epoch, names = str(self.runtime.state.durable.epoch), self.runtime.core.secret_names
             return [sys.executable, "-I", "-m", "daemon.shared_secrets", epoch, *names]
         raise NotFoundError("this node has a peer already", "run: centralino fault-tolerance unpair")
+
+
+class _SilentTooLongError(BaseException):
+    """Ends the loop wherever it is; whatever it holds is released on the way."""
+
+
+def _leave_it_all(*_arguments: object) -> None:
+    raise _SilentTooLongError
 
 
 def _replications(pair: Pair, channel: SshChannel) -> tuple[DatabaseReplica, FileReplica]:
