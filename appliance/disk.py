@@ -8,7 +8,6 @@ tree, seed, size and epoch give the same bytes.
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +29,7 @@ from appliance.gpt import (
     write_table,
 )
 from appliance.run import require, run
+from appliance.scratch import Scratch
 from appliance.sparse import copy_into
 from appliance.tree_entries import Addition, Entry, walk
 
@@ -118,7 +118,7 @@ def assemble(plan: DiskPlan, output: Path, *, log: Path | None = None) -> list[E
     filesystem = plan.identifier("root file system")
     boot = BootPlan(plan.data, filesystem, plan.arguments, plan.title)
     volume = plan.identifier("efi file system").int & 0xFFFFFFFF
-    with output.open("w+b") as stream, tempfile.TemporaryDirectory(prefix="centralino-disk-") as name:
+    with output.open("w+b") as stream, Scratch(prefix="centralino-disk-") as name:
         staging = Path(name)
         stream.truncate(plan.size)
         write_table(stream, table)

@@ -8,7 +8,6 @@ the library's clock held still (E2FSPROGS_FAKE_TIME, e2fsprogs(5) builds it in).
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from uuid import UUID
 
 from appliance.errors import BuildError, HostError
 from appliance.run import run
+from appliance.scratch import Scratch
 from appliance.tree_entries import Entry, Kind
 
 BLOCK_BYTES = 4096
@@ -72,7 +72,7 @@ def write_ext4(filesystem: Ext4, entries: Sequence[Entry], *, log: Path | None =
             "raise `disk.size` in the profile",
         )
     _make(filesystem, log)
-    with tempfile.TemporaryDirectory(prefix="centralino-ext4-") as name:
+    with Scratch(prefix="centralino-ext4-") as name:
         staging = Path(name)
         script = staging / "script"
         with script.open("wb") as stream:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -33,6 +32,7 @@ from appliance.profile import Profile, check_against_platform
 from appliance.progress import Progress
 from appliance.root_tree import build_root_tree
 from appliance.sbom import components_of
+from appliance.scratch import Scratch
 from appliance.stages import BuildContext, build_context
 from appliance.standing import artefact_key, remember, still_stands
 from appliance.tree_entries import walk
@@ -163,7 +163,7 @@ def _write(
             write_oci(root, target, profile, platform, context)
         else:
             write_tbz(root, target, profile, context)
-    with context.step(f"describe {target.name}"), tempfile.TemporaryDirectory() as name:
+    with context.step(f"describe {target.name}"), Scratch() as name:
         files = Path(name) / "files"
         write_file_list(list_files(walk(root, latest=context.epoch)), files)
         contents = Contents({"root stage": root.parent.parent.name}, components_of(root), files)

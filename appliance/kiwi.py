@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import shutil
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from appliance.mirror import Source
 from appliance.platform_data import PlatformData
 from appliance.profile import Profile
 from appliance.run import isolated, require, run
+from appliance.scratch import Scratch
 from appliance.stages import BuildContext, Stage
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -180,7 +180,7 @@ def run_prepare(
 ) -> None:
     """Run `kiwi-ng system prepare` in namespaces of its own; its whole output goes to the build's log."""
     with (
-        tempfile.TemporaryDirectory() as home,
+        Scratch() as home,
         context.cache.download_directory(platform.name) as downloads,
     ):
         arguments: list[str | Path] = [sys.executable, "-c", "from kiwi.kiwi import main; main()"]

@@ -12,7 +12,6 @@ import os
 import shutil
 import sys
 import tarfile
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,6 +30,7 @@ from appliance.platform_data import PlatformData
 from appliance.profile import Profile
 from appliance.run import find_program, isolated, require, run
 from appliance.sbom import components_of
+from appliance.scratch import Scratch
 from appliance.sparse import sparse_copy
 from appliance.stages import BuildContext, Stage, replacing
 from appliance.tidy import empty
@@ -134,7 +134,7 @@ def modules_stage() -> Stage:
     locked = _locked_kiwi()
 
     def fetch(output: Path, context: BuildContext) -> None:
-        with tempfile.TemporaryDirectory() as name:
+        with Scratch() as name:
             (Path(name) / "wanted.txt").write_text(locked.line() + "\n")
             run(
                 [
@@ -213,7 +213,7 @@ def furnish(tree: Path, platform: PlatformData, modules: Path) -> None:
 
 def _run_create(tree: Path, output: Path, medium: LiveMedium, context: BuildContext) -> None:
     made = output / "kiwi"
-    with tempfile.TemporaryDirectory(prefix="centralino-kiwi-") as name:
+    with Scratch(prefix="centralino-kiwi-") as name:
         arguments: list[str | Path] = [sys.executable, "-c", LAUNCHER, medium.identity]
         arguments += ["--debug", "--shared-cache-dir", f"{name}/cache", "--temp-dir", name]
         arguments += ["system", "create", "--root", tree, "--target-dir", made]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from appliance.cache import digest_json
 from appliance.errors import HostError, LockError
 from appliance.platform_data import PlatformData, load_platform, platform_names
 from appliance.run import run
+from appliance.scratch import Scratch
 from appliance.stages import replacing
 from appliance.tree import requirements
 
@@ -141,7 +141,7 @@ def renew_locks(*, check: bool) -> dict[str, str]:
 
 def _renew(file: LockFile) -> str:
     before = file.path.read_text(encoding="utf-8") if file.path.exists() else ""
-    with tempfile.TemporaryDirectory() as name:
+    with Scratch() as name:
         work = Path(name)
         (work / "requirements.in").write_text("\n".join(file.wanted) + "\n")
         metadata = [

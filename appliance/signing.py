@@ -11,7 +11,6 @@ import binascii
 import hashlib
 import os
 import struct
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from appliance.errors import InputError, VerificationError
 from appliance.profile import Signing
 from appliance.run import require, run
+from appliance.scratch import Scratch
 
 # A password never comes by argument.
 PASSWORD_VARIABLE = "CENTRALINO_SIGNING_PASSWORD"  # noqa: S105 (the name of a variable)
@@ -174,7 +174,7 @@ def _gpg_sign(file: Path, key_file: Path, epoch: int) -> Path:
     require({"gpg": "gpg"})
     target = file.with_name(file.name + GPG_SUFFIX)
     password = os.environ.get(PASSWORD_VARIABLE, "")
-    with tempfile.TemporaryDirectory(prefix="centralino-gpg-") as name:
+    with Scratch(prefix="centralino-gpg-") as name:
         home = Path(name)
         _gpg(home, "--import", key_file, password=password)
         # The moment of the build, like every other time in what it makes; no key signs before it exists.
@@ -191,7 +191,7 @@ def _gpg_sign(file: Path, key_file: Path, epoch: int) -> Path:
 
 def _gpg_check(file: Path, signature: Path, key_file: Path) -> str:
     require({"gpg": "gpg"})
-    with tempfile.TemporaryDirectory(prefix="centralino-gpg-") as name:
+    with Scratch(prefix="centralino-gpg-") as name:
         home = Path(name)
         _gpg(home, "--import", key_file)
         text = _gpg(home, "--status-fd", "1", "--verify", signature, file, check=False)

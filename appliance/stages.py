@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -165,7 +164,6 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 @contextmanager
 def interruptible() -> Iterator[None]:
     """Inside, SIGTERM and SIGHUP raise KeyboardInterrupt, so that `finally` and `with` run."""
-    settle_temporary_directory()
     numbers = (signal.SIGTERM, signal.SIGHUP)
     try:
         before = {number: signal.signal(number, _interrupt) for number in numbers}
@@ -177,15 +175,6 @@ def interruptible() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def settle_temporary_directory() -> None:
-    """Have `tempfile` choose its directory now: it tries with a file there, which Ctrl-C must not orphan."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
-    try:
-        tempfile.gettempdir()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

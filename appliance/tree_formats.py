@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import tarfile
-import tempfile
 import time
 from io import BytesIO
 from pathlib import Path
@@ -18,6 +17,7 @@ from appliance.cache import digest_file
 from appliance.platform_data import PlatformData
 from appliance.profile import Profile
 from appliance.run import require, run
+from appliance.scratch import Scratch
 from appliance.stages import BuildContext, replacing
 
 # Levels are fixed; the number of threads does not change what either writes.
@@ -64,7 +64,7 @@ def write_oci(
     root: Path, target: Path, profile: Profile, platform: PlatformData, context: BuildContext
 ) -> None:
     """Write an OCI image archive (image-spec 1.0: `oci-layout`, `index.json`, blobs), one layer."""
-    with replacing(target) as partial, tempfile.TemporaryDirectory(dir=target.parent, prefix=".oci-") as name:
+    with replacing(target) as partial, Scratch(dir=target.parent, prefix=".oci-") as name:
         blobs = Path(name) / "blobs/sha256"
         blobs.mkdir(parents=True)
         layer_file = Path(name) / "layer"

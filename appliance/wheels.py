@@ -10,7 +10,6 @@ import platform as host_platform
 import re
 import shutil
 import sys
-import tempfile
 import zipfile
 from collections.abc import Sequence
 from importlib import metadata
@@ -21,6 +20,7 @@ from appliance.errors import InputError, LockError
 from appliance.lock_files import COMPILED, LOCKS, Locked, lock_path, read_lock
 from appliance.platform_data import PlatformData
 from appliance.run import find_program, run
+from appliance.scratch import Scratch
 from appliance.stages import BuildContext, Stage
 from appliance.tree import TREE, application_sources
 
@@ -136,7 +136,7 @@ def _compile_stage(package: Locked, python: str, platform: PlatformData) -> Stag
     }
 
     def compile_wheel(output: Path, context: BuildContext) -> None:
-        with tempfile.TemporaryDirectory() as name:
+        with Scratch() as name:
             work = Path(name)
             run([python, "-m", "venv", work / "venv"], log=context.log)
             tool = work / "venv/bin/python"
@@ -175,7 +175,7 @@ def _compile_stage(package: Locked, python: str, platform: PlatformData) -> Stag
 def _download(
     packages: Sequence[Locked], platform: PlatformData, output: Path, context: BuildContext
 ) -> None:
-    with tempfile.TemporaryDirectory() as name:
+    with Scratch() as name:
         wanted = Path(name) / "wanted.txt"
         wanted.write_text("\n".join(package.line() for package in packages) + "\n")
         finders = [
@@ -210,7 +210,7 @@ def application_stage(epoch: int, tree: Path = TREE) -> Stage:
     }
 
     def build(output: Path, context: BuildContext) -> None:
-        with tempfile.TemporaryDirectory() as name:
+        with Scratch() as name:
             copy = Path(name) / "sources"
             for source in sources:
                 target = copy / source.relative_to(tree)

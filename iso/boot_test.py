@@ -12,7 +12,6 @@ import selectors
 import shutil
 import subprocess
 import tarfile
-import tempfile
 import time
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +23,7 @@ from typing import IO
 
 from appliance.errors import BootTestError, HostError, InputError
 from appliance.run import find_program, require, run
+from appliance.scratch import Scratch
 from iso.inspect_live import is_live
 from iso.network_boot import serving
 from iso.qemu import Attachment, Control, Machine, accelerated, command_line, firmware_files, screenshot
@@ -181,7 +181,7 @@ def boot_test(
             reached = replace(machine, netdev=served.netdev())
             return boot_test(reached, expectation, log, on_milestone=on_milestone)
     log.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="boot-test-") as name:
+    with Scratch(prefix="boot-test-") as name:
         workshop = Path(name)
         _prepare(machine, workshop)
         with log.open("wb") as stream, _started(machine, workshop) as (process, console):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ from appliance.platform_data import PlatformData
 from appliance.profile import Profile, check_against_platform
 from appliance.sbom import Component
 from appliance.sbom import Source as Bom
+from appliance.scratch import Scratch
 from appliance.stages import BuildContext, replacing
 from iso.base import BaseFacts, check_checksum, inspect_base
 from iso.boot_menus import QUESTIONS_KICKSTART, UNATTENDED_KICKSTART, installer_menu
@@ -148,7 +148,7 @@ def build_iso(
         # A profile that gives no valid kickstart fails here, before anything is fetched.
         _kickstarts(profile, platform, "0" * 64, "", "1" * 64)
         output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".iso-", dir=output.parent) as directory:
+        with Scratch(prefix=".iso-", dir=output.parent) as directory:
             prepared = prepare(profile, platform, options, Path(directory) / "medium", context)
             medium = Medium(
                 title=profile.product.title,

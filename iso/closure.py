@@ -7,7 +7,6 @@ resolved at all: the packages are taken from the cache or the mirror and compare
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from pydantic import BaseModel
 from appliance.errors import BuildError, HostError, LockError, MirrorError
 from appliance.mirror import Source
 from appliance.run import find_program, require, run
+from appliance.scratch import Scratch
 from iso.fetch import PackageCache
 from iso.lock import UNSIGNED, Lock, LockedPackage, Request
 from iso.module_metadata import prune_comps, prune_modules, read_metadata
@@ -93,7 +93,7 @@ def resolve(request: Request, sources: Sequence[Source], workshop: Workshop) -> 
     not answer, LockError for a refused signature.
     """
     require({"dnf": "dnf", "rpm": "rpm"})
-    with tempfile.TemporaryDirectory(prefix="closure-") as root:
+    with Scratch(prefix="closure-") as root:
         answer = _ask(request, sources, workshop, root)
         modules = {name: read_metadata(path) for name, path in sorted(answer.modules.items())}
         comps = {name: read_metadata(path) for name, path in sorted(answer.comps.items())}

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from appliance.errors import InputError
 from appliance.run import require, run
+from appliance.scratch import Scratch
 
 PROGRAMS = {"mkfs.vfat": "dosfstools", "mcopy": "mtools", "mmd": "mtools"}
 VOLUME_NAME = "ANACONDA"
@@ -43,7 +43,7 @@ def rebuild(image: Path, replacements: Mapping[str, str], output: Path, *, epoch
     inputs give equal bytes. Raises InputError if the result is larger than firmware can read.
     """
     require(PROGRAMS)
-    with tempfile.TemporaryDirectory(prefix="efi-", dir=output.parent) as scratch:
+    with Scratch(prefix="efi-", dir=output.parent) as scratch:
         tree = Path(scratch) / "tree"
         read_tree(image, tree)
         for name, text in replacements.items():

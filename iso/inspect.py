@@ -12,7 +12,6 @@ import json
 import re
 import struct
 import tarfile
-import tempfile
 import xml.etree.ElementTree as ElementTree
 import zlib
 from collections.abc import Callable, Container, Iterator
@@ -23,6 +22,7 @@ from typing import Protocol
 
 from appliance.errors import BuildError, CommandFailedError
 from appliance.run import find_program, require, run
+from appliance.scratch import Scratch
 from iso import boot_menus, efi_image, hash_list
 from iso.base import DISC_INFO, EFI_IMAGE, GRUB_MENU, ISOLINUX, ISOLINUX_MENU, TREE_INFO, read_treeinfo
 from iso.iso9660 import Iso
@@ -164,7 +164,7 @@ def menus(iso: Iso) -> dict[str, str]:
     found = {name: iso.read(name).decode() for name in (ISOLINUX_MENU, GRUB_MENU)}
     if "EFI/BOOT/BOOT.conf" in iso.files:
         found["EFI/BOOT/BOOT.conf"] = iso.read("EFI/BOOT/BOOT.conf").decode()
-    with tempfile.TemporaryDirectory(prefix="efi-") as scratch:
+    with Scratch(prefix="efi-") as scratch:
         image = Path(scratch) / "efiboot.img"
         iso.extract(EFI_IMAGE, image)
         tree = Path(scratch) / "tree"
@@ -317,7 +317,7 @@ def _packages(primary: bytes) -> dict[str, str]:
 def payload(iso: Iso) -> Iterator[Finding]:
     """The payload's own manifest fits what is in the archive."""
     name = "centralino/payload.tar"
-    with tempfile.TemporaryDirectory(prefix="payload-") as scratch:
+    with Scratch(prefix="payload-") as scratch:
         copy = Path(scratch) / "payload.tar"
         iso.extract(name, copy)
         manifest, found = _payload_digests(copy)
@@ -350,7 +350,7 @@ def _payload_digests(archive_file: Path) -> tuple[dict[str, str] | None, dict[st
 def signatures(iso: Iso, keyring: Path) -> Iterator[Finding]:
     """Both lists are signed by a key of the trusted keyring."""
     require({"gpgv": "gpgv"})
-    with tempfile.TemporaryDirectory(prefix="gpgv-") as scratch:
+    with Scratch(prefix="gpgv-") as scratch:
         for name in (hash_list.HASH_LIST, hash_list.KICKSTART_LIST):
             signature = name + hash_list.SIGNATURE_SUFFIX
             if signature not in iso.files:

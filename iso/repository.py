@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import tempfile
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from appliance.errors import BuildError, InputError
 from appliance.run import require, run
+from appliance.scratch import Scratch
 from iso.fetch import place
 from iso.lock import Lock, LockedPackage
 from iso.module_metadata import streams_in
@@ -57,7 +57,7 @@ def build_repositories(
 def _createrepo(
     directory: Path, members: Sequence[LockedPackage], modules: str, comps: str, epoch: int, cache: Path
 ) -> None:
-    with tempfile.TemporaryDirectory(prefix="repodata-") as name:
+    with Scratch(prefix="repodata-") as name:
         scratch = Path(name)
         words: list[str | Path] = ["createrepo_c", "--quiet", "--no-database", "--checksum", "sha256"]
         words += ["--revision", str(epoch), "--set-timestamp-to-revision", "--simple-md-filenames"]

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from appliance.cache import digest_file
 from appliance.errors import CommandFailedError, InputError, LockError
 from appliance.run import require, run
+from appliance.scratch import Scratch
 from appliance.stages import replacing
 
 BATCH = 100
@@ -47,7 +47,7 @@ def check_signatures(
     new = [digest for digest in packages if digest not in found]
     refused: list[str] = []
     if new:
-        with tempfile.TemporaryDirectory(prefix="rpmkeys-") as database:
+        with Scratch(prefix="rpmkeys-") as database:
             _import(keys, Path(database))
             for start in range(0, len(new), BATCH):
                 batch = {str(packages[digest]): digest for digest in new[start : start + BATCH]}

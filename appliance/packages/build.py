@@ -11,7 +11,6 @@ import re
 import shutil
 import sys
 import tarfile
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from appliance.mirror import resolve_sources
 from appliance.platform_data import PlatformData
 from appliance.profile import Profile
 from appliance.run import isolated, run
+from appliance.scratch import Scratch
 from appliance.stages import BuildContext, build_context
 from appliance.tree import TREE
 
@@ -144,7 +144,7 @@ def build_pygobject(
     locked = next(one for one in read_lock(lock_path(platform)) if one.name == name)
     with build_context(f"package-{name}-{platform.name}", epoch=profile.source_date_epoch) as context:
         tree = _tree(profile, platform, name, root, mirrors, context)
-        with _workshop(tree, context) as workshop, tempfile.TemporaryDirectory() as holder:
+        with _workshop(tree, context) as workshop, Scratch() as holder:
             downloads = workshop.inside / "downloads"
             wanted = Path(holder) / "wanted.txt"
             wanted.write_text(locked.line() + "\n", encoding="utf-8")
@@ -235,7 +235,7 @@ class _Workshop:
 def _workshop(tree: Path, context: BuildContext) -> Iterator[_Workshop]:
     base = context.cache.directory
     base.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="workshop-", dir=base) as name:
+    with Scratch(prefix="workshop-", dir=base) as name:
         upper, work, merged = (Path(name) / part for part in ("upper", "work", "merged"))
         for directory in (upper, work, merged):
             directory.mkdir()

@@ -426,32 +426,43 @@ def test_progress_without_a_terminal_is_plain_lines() -> None:
     assert "\x1b" not in stream.getvalue()
 
 
-INTERRUPTED_WHILE_IT_LOOKS = """
-import os, signal, tempfile
-
-def open_and_interrupt(path, *arguments, real=os.open):
-    opened = real(path, *arguments)
-    os.open = real
-    os.kill(os.getpid(), signal.SIGINT)
-    return opened
-
+INTERRUPTED = """
+import os, signal, sys
+from appliance.scratch import Scratch
 from appliance.stages import interruptible
-os.open = open_and_interrupt
+
+name = sys.argv[1]
+real = getattr(os, name)
+
+def and_interrupt(*given, **options):
+    result = real(*given, **options)
+    setattr(os, name, real)
+    os.kill(os.getpid(), signal.SIGINT)
+    return result
+
 with interruptible():
-    tempfile.gettempdir()
+    if name == "rmdir":
+        with Scratch() as directory:
+            os.mkdir(directory + "/inside")
+            setattr(os, name, and_interrupt)
+    else:
+        setattr(os, name, and_interrupt)
+        with Scratch():
+            pass
+print("not interrupted")
 """
 
 
-def test_ctrl_c_leaves_no_trial_file_of_the_temporary_directory(tmp_path: Path) -> None:
-    scratch = tmp_path / "scratch"
-    scratch.mkdir()
+@pytest.mark.parametrize("name", ["open", "mkdir", "rmdir"])
+def test_ctrl_c_leaves_no_temporary_directory(tmp_path: Path, name: str) -> None:
+    """Neither the trial file of the first one, nor one just made, nor one half removed."""
     done = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED_WHILE_IT_LOOKS],
+        [sys.executable, "-c", INTERRUPTED, name],
         check=False,
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(TREE), "TMPDIR": str(scratch)},
+        env={**os.environ, "PYTHONPATH": str(TREE), "TMPDIR": str(tmp_path)},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    assert "KeyboardInterrupt" in done.stderr, done.stderr
-    assert not list(scratch.iterdir())
+    assert "KeyboardInterrupt" in done.stderr and not done.stdout, done.stderr
+    assert not list(tmp_path.iterdir())
