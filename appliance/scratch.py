@@ -41,9 +41,15 @@ class Scratch(tempfile.TemporaryDirectory[str]):
     is preceded by a trial file.
     """
 
-    def __init__(self, *, prefix: str | None = None, dir: Path | str | None = None) -> None:  # noqa: A002
+    def __init__(
+        self,
+        *,
+        prefix: str | None = None,
+        dir: Path | str | None = None,  # noqa: A002
+        ignore_cleanup_errors: bool = False,
+    ) -> None:
         with uninterrupted():
-            super().__init__(prefix=prefix, dir=dir)
+            super().__init__(prefix=prefix, dir=dir, ignore_cleanup_errors=ignore_cleanup_errors)
 
     def cleanup(self) -> None:
         """Remove it and all that is in it."""

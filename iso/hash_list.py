@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
 from appliance.errors import InputError
 from appliance.run import require, run
+from appliance.scratch import Scratch
 from iso.boot_menus import QUESTIONS_KICKSTART, UNATTENDED_KICKSTART
 
 HASH_LIST = "SHA256SUMS"
@@ -80,7 +79,8 @@ class Signer:
 
     def __enter__(self) -> Signer:
         # A short path: the agent's socket below it may have no more than 107 characters.
-        self._home = Path(tempfile.mkdtemp(prefix="gpg-", dir="/tmp"))
+        self._scratch = Scratch(prefix="gpg-", dir="/tmp", ignore_cleanup_errors=True)  # noqa: S108
+        self._home = Path(self._scratch.name)
         try:
             done = self._gpg("--import", self._key_file, check=False)
             records = [
@@ -107,7 +107,7 @@ class Signer:
     def _close(self) -> None:
         # The agent that gpg started would outlive us and hold the directory.
         run(["gpgconf", "--homedir", self._home, "--kill", "all"], check=False, limit_seconds=30)
-        shutil.rmtree(self._home, ignore_errors=True)
+        self._scratch.cleanup()
 
     def _gpg(self, *words: str | Path, check: bool = True) -> str:
         base: list[str | Path] = ["gpg", "--homedir", self._home, "--batch", "--no-tty", "--quiet", "--yes"]

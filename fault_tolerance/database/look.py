@@ -262,10 +262,10 @@ class Lag:
 
 def unanswered(before: Said | None, lacks: object, now: float) -> Said | None:
     """What holds while the peer's database does not answer: its last words, and what is said of its log."""
-    if before is None and not isinstance(lacks, int):
+    known = lacks if isinstance(lacks, int) else None
+    if before is None and known is None:
         return None
     last = before or Said(now, writable=True, synchronous=False, sequence=0)
-    known = lacks if isinstance(lacks, int) else None
     return replace(last, moment=now, lag_milliseconds=None, answers=False, lacks=known)
 
 

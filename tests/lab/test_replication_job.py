@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pair_of_nodes import PairOfNodes, boot_two, centralino, make_pair, status
+from pair_of_nodes import PairOfNodes, boot_two, centralino, make_pair, role, status
 
 from appliance.lab import LOGS, Lab, Node
 from appliance.lab_host import Result, wait_for
@@ -55,10 +55,6 @@ def follow(node: Node, what: str) -> None:
     program = f"exec centralino replication start --what {what} --follow --yes > {LOG} 2>&1"
     node.run(["systemctl", "reset-failed", "follow"], check=False)
     node.run(["systemd-run", "--unit=follow", "--property=RemainAfterExit=no", "sh", "-c", program])
-
-
-def role(node: Node) -> object:
-    return status(node).get("role")
 
 
 def said(node: Node) -> str:
