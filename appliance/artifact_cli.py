@@ -27,7 +27,7 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @json_option
 def verify(artefact: Path, key: Path | None, keyring: Path | None, as_json: bool) -> None:
     """Check an artefact against its manifest, and all its parts against each other."""
-    from appliance.stages import interruptible
+    from appliance.interruptions import interruptible
     from appliance.verify import verify as check
 
     with interruptible():

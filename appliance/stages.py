@@ -7,17 +7,16 @@ an action writes only into the directory that it is given and to the log.
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 
 from appliance.cache import Cache, Entry, JsonValue, digest_json, free_bytes, remove_tree
 from appliance.errors import BuildError, CommandFailedError, HostError
+from appliance.interruptions import interruptible
 from appliance.progress import Progress
 
 
@@ -155,26 +154,6 @@ def plain_umask() -> Iterator[None]:
         yield
     finally:
         os.umask(before)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Inside, SIGTERM and SIGHUP raise KeyboardInterrupt, so that `finally` and `with` run."""
-    numbers = (signal.SIGTERM, signal.SIGHUP)
-    try:
-        before = {number: signal.signal(number, _interrupt) for number in numbers}
-    except ValueError:  # not the main thread: whoever owns the process owns its signals
-        yield
-        return
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

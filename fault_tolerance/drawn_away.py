@@ -26,7 +26,7 @@ from fault_tolerance.view import SERVING, Link, Sight, View
 PROOFS = 5
 # Seconds between questions: while the peer is heard, which shows that this gateway answers the shared address
 # at all; while the peer falls silent and when it has; and when it stays so.
-CALM_SECONDS, HURRY_SECONDS, LONELY_SECONDS = 2.0, 0.1, 1.0
+CALM_SECONDS, HURRY_SECONDS, LONELY_SECONDS = 2.0, 0.04, 1.0
 HURRIES_FOR_SECONDS = 10.0
 # From the first announcement of the new master to the closed database of the one that it replaced: the
 # proofs, and what the step down takes.

@@ -10,7 +10,7 @@ from fault_tolerance.keepalived import Adverts
 from fault_tolerance.view import Obstacle, Peer, Rank, Role
 
 # The peer link must not be slower than VRRP to notice a dead peer, or the promotion waits for it.
-INTERVAL_SECONDS = {Adverts.STANDARD: 0.2, Adverts.FAST: 0.1}
+INTERVAL_SECONDS = {Adverts.STANDARD: 0.2, Adverts.FAST: 0.15}
 SILENCE_SECONDS = {Adverts.STANDARD: 0.9, Adverts.FAST: 0.4}
 LONGEST_LINE = 4 * 1024 * 1024
 ANSWER_SHARE = 0.1

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 
-from fault_tolerance.heartbeat import INTERVAL_SECONDS, SILENCE_SECONDS
 from fault_tolerance.keepalived import Adverts
 from fault_tolerance.view import SERVING, Link, View, Vrrp
 
@@ -19,6 +18,8 @@ YIELD_AFTER_SECONDS = 0.05
 YIELD_SECONDS = (3.0, 10.0, 30.0, 60.0)
 FENCE_SECONDS = 3.0
 STALL_SECONDS = 0.9
+# A pause that, with the interval before it, is still shorter than three adverts or the silence of the link.
+DEAF_AFTER_SECONDS = {Adverts.STANDARD: 0.5, Adverts.FAST: 0.2}
 # Time for keepalived to hear an advert and for the peer link to be dialled anew.
 DEAF_SECONDS = 1.5
 # A peer that takes over says so at once, and speaks five times a second: its last word is true for so long.
@@ -72,7 +73,7 @@ class Restraint:
         master that went on without it. A node that was `serving` may have been replaced: it gives the
         addresses up until the peer has been heard, or has not been for three seconds.
         """
-        if seconds > SILENCE_SECONDS[adverts] - 2 * INTERVAL_SECONDS[adverts]:
+        if seconds > DEAF_AFTER_SECONDS[adverts]:
             self._deaf_until = now + DEAF_SECONDS
         if seconds <= STALL_SECONDS:
             return False

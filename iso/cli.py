@@ -203,7 +203,7 @@ def boot_test(
     Without --firmware and --attach every way is tried in which the image must boot; a network boot tree
     starts by iPXE from BIOS only, and must be made for an address like http://10.0.2.100/pbx.
     """
-    from appliance.stages import interruptible
+    from appliance.interruptions import interruptible
     from iso import boot_test as tester
     from iso.qemu import Machine
 

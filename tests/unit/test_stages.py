@@ -429,7 +429,7 @@ def test_progress_without_a_terminal_is_plain_lines() -> None:
 INTERRUPTED = """
 import os, signal, sys
 from appliance.scratch import Scratch
-from appliance.stages import interruptible
+from appliance.interruptions import interruptible
 
 name = sys.argv[1]
 real = getattr(os, name)
