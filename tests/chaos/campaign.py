@@ -148,7 +148,7 @@ def run_one(stage: Stage, fault: Fault, seed: int, number: int, logs: Path = LOG
         if audits.pair_heals(scene, outcome):
             healed = time.monotonic()
             master = audits.role_moves_as_it_should(scene, outcome, row)
-            audits.one_holder(scene, outcome, row, master, began)
+            audits.one_holder(scene, outcome, master, began)
             audits.one_writable(scene, outcome, began)
             audits.core_open_at_the_master_only(scene, outcome, master)
             audits.rows_are_there(scene, outcome, master, began)

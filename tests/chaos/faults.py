@@ -90,9 +90,7 @@ class Row:
     """What a fault is expected to do.
 
     `hold` is the shortest and the longest time in seconds, `alarms` what somebody must have raised by the
-    time the pair is healthy, `person` whether the story needs one to end well. `split` is for how many
-    seconds two holders of the address are no failure, in the one fault that neither can tell from the death
-    of the other: until the gateway has told the old one. They are counted all the same.
+    time the pair is healthy, `person` whether the story needs one to end well.
     """
 
     play: Play
@@ -100,7 +98,6 @@ class Row:
     move: Move = Move.MUST_NOT
     alarms: frozenset[str] = frozenset()
     person: bool = False
-    split: float = 0.0
 
 
 def _alarms(*names: str) -> frozenset[str]:
@@ -150,7 +147,7 @@ FAULTS: dict[Fault, Row] = {
     Fault.ONE_WAY_FROM_SLAVE_LAN: Row(story.one_way("slave", "lan"), LONG),
     Fault.PARTITION_MASTER: Row(story.partition_master, LONG, Move.MUST, _alarms("peer")),
     Fault.PARTITION_SLAVE: Row(story.partition_slave, LONG, alarms=_alarms("peer", "asynchronous")),
-    Fault.PARTITION_BETWEEN: Row(story.partition_between, LONG, Move.MAY, _alarms("peer"), split=1.5),
+    Fault.PARTITION_BETWEEN: Row(story.partition_between, LONG, Move.MAY, _alarms("peer")),
     Fault.GATEWAY_GONE: Row(story.gateway_gone, LONG, alarms=_alarms("gateway")),
     Fault.FLAPPING_SERVICE_LINK: Row(story.flapping("lan"), (0.5, 3.0), Move.MAY),
     Fault.FLAPPING_MANAGEMENT_LINK: Row(story.flapping("mgmt"), (0.5, 3.0)),

@@ -21,7 +21,7 @@ from appliance.lab_sip import OptionsProber, Phone, socket_in
 
 # Of the ports for audio, which the firewall leaves open.
 PORT = 19998
-ROW_SECONDS, FILE_SECONDS, ARP_SECONDS, OPTIONS_SECONDS = 0.04, 0.5, 0.05, 0.1
+ROW_SECONDS, FILE_SECONDS, ARP_SECONDS, OPTIONS_SECONDS = 0.04, 0.5, 0.025, 0.1
 ETHERTYPE_ARP = 0x0806
 CLONE_NEWNET = 0x40000000
 # Answers nearer to each other are to one question; times with two holders nearer to each other are one.
