@@ -9,13 +9,11 @@ from fault_tolerance.heartbeat import Heartbeat
 from fault_tolerance.view import SERVING, Link, Obstacle, Rank, Role, Sight
 
 MOST_MOVES_AN_HOUR = 6
-SKEW_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What this node knows beside the role; see `Obstacle` for what each can mean. `skew` is the peer's clock
-    less ours in seconds, None while unknown.
+    """What this node knows beside the role; see `Obstacle` for what each can mean.
     `handed_over`: this node handed the role to a peer that fell silent before it acknowledged anything alone,
     so that nobody has newer data than this node."""
 
@@ -28,7 +26,6 @@ class Facts:
     carrier: bool
     version: str
     schema: int
-    skew: float | None
     database: ReplicaState
     database_answers: bool
     database_starting: bool
@@ -57,7 +54,6 @@ def obstacles(facts: Facts) -> frozenset[Obstacle]:
         Obstacle.TOO_MANY_MOVES: facts.moves >= MOST_MOVES_AN_HOUR,
         Obstacle.SHUTTING_DOWN: facts.shutting_down,
         Obstacle.MANUAL_MODE: facts.manual and not _both_begin(facts),
-        Obstacle.CLOCK_SKEW: facts.skew is not None and abs(facts.skew) > SKEW_SECONDS,
     }
     # A witness that neither node reached is dead; one that the peer reached may be on its side of a cut.
     found[Obstacle.WITNESS_LOST] = facts.witness is Sight.LOST and not (heard and heard.witness_lost)

@@ -305,7 +305,6 @@ class Runtime:
             carrier=self.pair.cloud or self.addresses.carrier,
             version=self.pair.version,
             schema=self.pair.schema,
-            skew=self.hearing.skew,
             database=self._database.state(),
             database_starting=time.monotonic() - self.since < DATABASE_START_SECONDS,
             database_answers=self._database.heartbeat().get("answers") is not False,

@@ -9,6 +9,8 @@ from fault_tolerance.view import SERVING, Link, Obstacle, Role, Sight, Vrrp
 
 Table = dict[str, object]
 
+SKEW_SECONDS = 1.0
+
 # Obstacles that come and go with a switch are no alarms.
 QUIET = frozenset({Obstacle.STEPPED_DOWN, Obstacle.SHUTTING_DOWN, Obstacle.MANUAL_MODE, Obstacle.MAINTENANCE})
 
@@ -118,6 +120,8 @@ def alarms(runtime: Runtime) -> dict[str, str]:
             found[f"pair.{third.name}"] = (
                 f"the {third.name} {third.target} does not answer; look at the network"
             )
+    if apart := clocks_apart(runtime):
+        found["pair.clocks"] = f"{apart}; see on both: timedatectl, chronyc tracking"
     if Obstacle.TOO_MANY_MOVES in runtime.obstacles:
         found["pair.moves"] = (
             "the master role has moved too often within an hour, so this node takes over no more by itself; "
@@ -142,7 +146,18 @@ def why(runtime: Runtime) -> Table:
         sentences += [f"It may not take over: {reason}." for reason in sorted(view.obstacles)]
     else:
         sentences.append("It may take over.")
+    if apart := clocks_apart(runtime):
+        sentences.append(f"That keeps nobody from taking over, but should be mended: {apart}.")
     return {"role": view.role.value, "may_take_over": not view.obstacles, "sentences": sentences}
+
+
+def clocks_apart(runtime: Runtime) -> str:
+    """A sentence if the clocks differ too much, else "". No decision of a pair depends on the time of day."""
+    skew = runtime.hearing.skew
+    if skew is None or abs(skew) <= SKEW_SECONDS:
+        return ""
+    way = "ahead of" if skew > 0 else "behind"
+    return f"the peer's clock is {abs(skew):.1f} s {way} this node's"
 
 
 def _text(value: object) -> str | None:

@@ -80,7 +80,6 @@ class Obstacle(StrEnum):
     MAINTENANCE = "maintenance was declared on this node"
     OTHER_VERSION = "the peer runs another version"
     OTHER_SCHEMA = "the peer's settings have another schema"
-    CLOCK_SKEW = "the clocks of the two nodes differ by more than a second"
     DISK_FULL = "the disk of this node is full"
     CORE_FAILED = "the PBX core cannot run on this node"
     STEPPED_DOWN = "this node stepped down a moment ago and leaves the way to its peer"
@@ -97,7 +96,6 @@ OVERRIDABLE = frozenset(
         Obstacle.GATEWAY_LOST,
         Obstacle.WITNESS_LOST,
         Obstacle.REPLICA_BEHIND,
-        Obstacle.CLOCK_SKEW,
         Obstacle.STEPPED_DOWN,
         Obstacle.TOO_MANY_MOVES,
         Obstacle.MANUAL_MODE,

@@ -1,4 +1,4 @@
-"""Nodes whose clocks or networks differ: refused when they pair, an obstacle while they are a pair.
+"""Nodes whose clocks or networks differ: refused when they pair; clocks that go astray later are an alarm.
 
 All nodes of a lab share one kernel and so one wall clock. The difference is injected where our programs ask
 for the time: in one program of one node `time.time` is another one. Everything else is real: two nodes, SSH,
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from pair_faults import alarms
 from pair_of_nodes import SHARED, PairOfNodes, centralino, make_pair, status
 
 from appliance.lab import Node
@@ -30,16 +31,21 @@ def pair(two_nodes: PairOfNodes) -> PairOfNodes:
 
 
 def shift_clock(node: Node, program: str, seconds: float) -> None:
-    """The clock of `centralino-peer PROGRAM` on this node, from its next start on; 0 puts it right."""
+    """The clock of `centralino-peer PROGRAM` on this node, at once if it has begun with a shifted one and else
+    from its next start on; 0 puts it right."""
     python = "/opt/centralino/venv/bin/python"
     where = node.run([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]).output.strip()
+    shift = f"/var/lib/clock-of-the-test-{program}"
     # Such a line may be run twice, where two names lead to the directory.
     line = (
-        f"import sys, time; sys.orig_argv[-1] == {program!r} and not hasattr(sys, 'shifted') and "
-        f"[setattr(sys, 'shifted', True), "
-        f"setattr(time, 'time', lambda real=time.time: real() + {seconds})]\n"
+        f"import sys, time, pathlib; sys.orig_argv[-1] == {program!r} and not hasattr(sys, 'shifted') and "
+        f"[setattr(sys, 'shifted', True), setattr(time, 'time', lambda real=time.time, "
+        f"shift=pathlib.Path({shift!r}): real() + float(shift.read_text()))]\n"
     )
-    node.path(f"{where}/zz-clock-of-the-test.pth").write_text(line if seconds else "")
+    made = node.path(f"{shift}.new")
+    made.write_text(str(seconds))
+    made.replace(node.path(shift))
+    node.path(f"{where}/zz-clock-of-the-test-{program}.pth").write_text(line)
 
 
 def ask(pair: PairOfNodes) -> Result:
@@ -78,20 +84,36 @@ def test_networks_that_differ_are_refused(pair: PairOfNodes) -> None:
     assert "1400 bytes" in done.errors, done.errors
 
 
-def test_clocks_that_nearly_agree_pair_and_going_astray_later_is_an_obstacle(pair: PairOfNodes) -> None:
+def clock_alarms(pair: PairOfNodes) -> list[bool]:
+    return ["pair.clocks" in alarms(node) for node in pair.nodes]
+
+
+def test_clocks_that_go_astray_are_an_alarm_and_keep_nobody_from_serving(pair: PairOfNodes) -> None:
     shift_clock(pair.second, "greet", 0.6)
     make_pair(pair)
     assert pair.wait_healthy() is pair.first
-    shift_clock(pair.second, "run", 2.5)
-    pair.second.run(["systemctl", "restart", "centralino-peer"])
-
-    def obstacles(node: Node) -> str:
-        return str(status(node).get("obstacles"))
-
-    wait_for(lambda: "clocks" in obstacles(pair.second), 60, "the slave's obstacle")
-    raised = pair.first.json(["centralino", "status", "--json"])["alarms"]  # type: ignore[call-overload]
-    assert any("clocks" in alarm["sentence"] for alarm in raised), raised
     shift_clock(pair.second, "run", 0)
     pair.second.run(["systemctl", "restart", "centralino-peer"])
-    wait_for(lambda: "clocks" not in obstacles(pair.second), 60, "the end of the obstacle")
     assert pair.wait_healthy() is pair.first
+    epoch = status(pair.first)["epoch"]
+    for step in (2.5, -3600.0, 3600.0):
+        shift_clock(pair.second, "run", step)
+        wait_for(lambda: clock_alarms(pair) == [True, True], 60, "the alarms")
+        assert pair.wait_healthy() is pair.first
+        assert status(pair.first)["epoch"] == epoch, "a step of the clock moved the role"
+    why = centralino(pair.second, "fault-tolerance", "why").output
+    assert "It may take over." in why and "3600" in why, why
+
+    pair.first.power_off()
+    wait_for(lambda: status(pair.second)["role"] == "master", 30, "the slave to take over")
+    pair.first.power_on()
+    assert pair.wait_healthy() is pair.second
+
+    for node in pair.nodes:
+        node.power_off()
+    for node in pair.nodes:
+        node.power_on()
+    assert pair.wait_healthy() in pair.nodes
+
+    shift_clock(pair.second, "run", 0)
+    wait_for(lambda: clock_alarms(pair) == [False, False], 60, "the end of the alarms")

@@ -14,6 +14,8 @@ from contextlib import suppress
 from dataclasses import replace
 from ipaddress import ip_address, ip_interface
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
@@ -30,7 +32,9 @@ from fault_tolerance.pair import as_json, from_json, read
 from fault_tolerance.pairing import fingerprint, new_code, read_code, refuse_unfit
 from fault_tolerance.peer_link import PeerLink, ssh_arguments
 from fault_tolerance.provider import Provider
+from fault_tolerance.runtime import Runtime
 from fault_tolerance.state import RoleState
+from fault_tolerance.status import clocks_apart
 from fault_tolerance.verdicts import Verdicts
 from fault_tolerance.view import Link, Obstacle, Rank, Role, Sight, Vrrp
 from fault_tolerance.vrrp import Keepalived
@@ -55,7 +59,6 @@ FOLLOWING = Facts(
     carrier=True,
     version="1",
     schema=1,
-    skew=0.01,
     database=ReplicaState(),
     database_answers=True,
     database_starting=False,
@@ -187,7 +190,6 @@ def test_a_follower_in_step_may_take_over_though_the_master_counts_further() -> 
         ({"witness": Sight.LOST}, Obstacle.WITNESS_LOST),
         ({"disk_full": True}, Obstacle.DISK_FULL),
         ({"carrier": False}, Obstacle.SERVICE_LINK_DOWN),
-        ({"skew": -1.5}, Obstacle.CLOCK_SKEW),
         ({"core_failed": True}, Obstacle.CORE_FAILED),
         ({"maintenance": True}, Obstacle.MAINTENANCE),
         ({"moves": MOST_MOVES_AN_HOUR}, Obstacle.TOO_MANY_MOVES),
@@ -506,3 +508,18 @@ def test_the_last_words_of_a_node_that_hangs_up_arrive(
         link.close()
         assert arrived.read_text() == "closed, at 7\n"
         assert not selector.get_map()
+
+
+@pytest.mark.parametrize(
+    ("skew", "sentence"),
+    [
+        (None, ""),
+        (0.9, ""),
+        (-1.0, ""),
+        (2.5, "the peer's clock is 2.5 s ahead of this node's"),
+        (-3600.0, "the peer's clock is 3600.0 s behind this node's"),
+    ],
+)
+def test_clocks_that_differ_are_told_of(skew: float | None, sentence: str) -> None:
+    runtime = SimpleNamespace(hearing=SimpleNamespace(skew=skew))
+    assert clocks_apart(cast(Runtime, runtime)) == sentence
