@@ -20,7 +20,8 @@ from tests.chaos.audits import Outcome
 from tests.chaos.faults import FAULTS, Fault
 from tests.chaos.load import PORT, Load
 from tests.chaos.observe import HOME, PYTHON, Observer, programs
-from tests.chaos.scene import MESSAGES, Scene
+from tests.chaos.scene import MESSAGES, PEER, Scene
+from tests.support.shifted_clock import shift_clock
 
 FORMING_SECONDS = 180.0
 UNIT = f"""\
@@ -99,6 +100,9 @@ def stage(root: Path, directory: Path) -> Iterator[Stage]:
                 input_text=UNIT.format(socket=database_socket),
             )
             node.run(["systemctl", "daemon-reload"])
+            # So that its clock can be stepped while it runs.
+            shift_clock(node, "run", 0)
+            node.run(["systemctl", "restart", PEER])
         observers = {node.name: Observer(node, database_socket) for node in pair.nodes}
         for observer in observers.values():
             cleanup.callback(observer.close)

@@ -75,6 +75,8 @@ class Fault(StrEnum):
     REPLICA_STOPPED = "replica-stopped"
     ERRANT_WRITE = "errant-write-slave"
     OTHER_VERSION = "peer-of-another-version"
+    CLOCK_STEPPED_MASTER = "clock-stepped-master"
+    CLOCK_STEPPED_SLAVE = "clock-stepped-slave"
     SWITCH = "planned-switch"
     RUNTIME_KILLED_DURING_PROMOTION = "promotion-runtime-killed"
     DATABASE_KILLED_DURING_PROMOTION = "promotion-database-killed"
@@ -159,6 +161,8 @@ FAULTS: dict[Fault, Row] = {
     Fault.REPLICA_STOPPED: Row(story.replica_stopped),
     Fault.ERRANT_WRITE: Row(story.errant_write, (1.0, 5.0), alarms=_alarms("database"), person=True),
     Fault.OTHER_VERSION: Row(story.other_version, LONG, alarms=_alarms("not-ready")),
+    Fault.CLOCK_STEPPED_MASTER: Row(story.clock_stepped("master"), LONG, alarms=_alarms("clocks")),
+    Fault.CLOCK_STEPPED_SLAVE: Row(story.clock_stepped("slave"), LONG, alarms=_alarms("clocks")),
     Fault.SWITCH: Row(story.switch, (0.5, 3.0), Move.MUST),
     Fault.RUNTIME_KILLED_DURING_PROMOTION: Row(story.during_promotion(PEER), LONG, Move.MUST),
     Fault.DATABASE_KILLED_DURING_PROMOTION: Row(story.during_promotion(DATABASE), LONG, Move.MAY),

@@ -12,6 +12,7 @@ from appliance.lab import Node
 from appliance.lab_host import LabError, Result
 from appliance.lab_pair import SHARED
 from tests.chaos.scene import MESSAGES, PEER, TREE, Scene
+from tests.support.shifted_clock import shift_clock
 
 Play = Callable[[Scene], Iterator[None]]
 PAIR_FILE = "/var/lib/centralino/fault-tolerance/pair.json"
@@ -259,6 +260,18 @@ def _set_version(scene: Scene, version: str) -> None:
     table = json.loads(file.read_text()) | {"version": version}
     scene.slave.run(["tee", PAIR_FILE], input_text=json.dumps(table, indent=1, sort_keys=True) + "\n")
     scene.slave.run(["systemctl", "restart", PEER], limit_seconds=60)
+
+
+def clock_stepped(which: str) -> Play:
+    """The time of day jumps where the role runtime reads it, as after a host that was suspended."""
+
+    def play(scene: Scene) -> Iterator[None]:
+        node = chosen(scene, which)
+        shift_clock(node, "run", scene.chance.choice((-1, 1)) * scene.chance.uniform(3.0, 4000.0))
+        yield
+        shift_clock(node, "run", 0)
+
+    return play
 
 
 # --- in the middle of something -------------------------------------------------------------------------

@@ -1,8 +1,7 @@
 """Nodes whose clocks or networks differ: refused when they pair; clocks that go astray later are an alarm.
 
-All nodes of a lab share one kernel and so one wall clock. The difference is injected where our programs ask
-for the time: in one program of one node `time.time` is another one. Everything else is real: two nodes, SSH,
-the pairing and the role runtime.
+The difference is injected where our programs ask for the time, see `shifted_clock`. Everything else is real:
+two nodes, SSH, the pairing and the role runtime.
 """
 
 from __future__ import annotations
@@ -12,8 +11,8 @@ import json
 import pytest
 from pair_faults import alarms
 from pair_of_nodes import SHARED, PairOfNodes, centralino, make_pair, status
+from shifted_clock import shift_clock
 
-from appliance.lab import Node
 from appliance.lab_host import Result, wait_for
 
 pytestmark = [pytest.mark.lab, pytest.mark.slow]
@@ -28,24 +27,6 @@ def pair(two_nodes: PairOfNodes) -> PairOfNodes:
     )
     assert done.ok, done.errors
     return two_nodes
-
-
-def shift_clock(node: Node, program: str, seconds: float) -> None:
-    """The clock of `centralino-peer PROGRAM` on this node, at once if it began with a shifted one and else
-    from its next start on; 0 puts it right."""
-    python = "/opt/centralino/venv/bin/python"
-    where = node.run([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]).output.strip()
-    shift = f"/var/lib/clock-of-the-test-{program}"
-    # Such a line may be run twice, where two names lead to the directory.
-    line = (
-        f"import sys, time, pathlib; sys.orig_argv[-1] == {program!r} and not hasattr(sys, 'shifted') and "
-        f"[setattr(sys, 'shifted', True), setattr(time, 'time', lambda real=time.time, "
-        f"shift=pathlib.Path({shift!r}): real() + float(shift.read_text()))]\n"
-    )
-    made = node.path(f"{shift}.new")
-    made.write_text(str(seconds))
-    made.replace(node.path(shift))
-    node.path(f"{where}/zz-clock-of-the-test-{program}.pth").write_text(line)
 
 
 def ask(pair: PairOfNodes) -> Result:
