@@ -1,4 +1,6 @@
-"""A pair without an address that moves: the four steps by hand, their order, and the provider's hook."""
+"""A pair without an address that moves: the four steps by hand, their order, and the provider's hook
+(S-FT-11, S-FT-12).
+"""
 
 from __future__ import annotations
 

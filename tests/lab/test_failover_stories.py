@@ -42,6 +42,7 @@ def audited(pair: PairOfNodes) -> Iterator[None]:
 
 
 def test_planned_switch(pair: PairOfNodes) -> None:
+    """S-FT-10: the roles change by a command."""
     master = pair.wait_healthy()
     with EchoProber(pair.probe) as prober:
         wait_for(lambda: len(prober.answers) > 20, 10, "answers at the shared address")

@@ -1,4 +1,5 @@
-"""Nodes whose clocks or networks differ: refused when they pair; clocks that go astray later are an alarm.
+"""Nodes whose clocks or networks differ: refused when they pair; clocks that go astray later are an alarm
+(S-FT-14, S-HV-02).
 
 The difference is injected where our programs ask for the time, see `shifted_clock`. Everything else is real:
 two nodes, SSH, the pairing and the role runtime.

@@ -1,4 +1,7 @@
-"""Forming a pair, its settings, a rehearsal, and dissolving it: one story on two fresh nodes, in order."""
+"""Forming a pair, its settings, a rehearsal, and dissolving it: one story on two fresh nodes, in order.
+
+S-FT-01, S-FT-03 and S-FT-04; what replaces S-FT-05: nothing is rebooted.
+"""
 
 from __future__ import annotations
 

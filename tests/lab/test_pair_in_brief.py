@@ -1,4 +1,7 @@
-"""The pair's story that every run tells: formed, robbed of its master, whole again, and both off and on."""
+"""The story of a pair that every run tells: formed, robbed of its master, whole again, both off and on.
+
+S-FT-06, S-FT-08, S-FT-09.
+"""
 
 from __future__ import annotations
 

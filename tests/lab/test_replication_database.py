@@ -1,4 +1,4 @@
-"""Stories of the database of a pair: real MariaDB on two booted nodes, over real SSH."""
+"""Stories of the database of a pair: real MariaDB on two booted nodes, over real SSH (S-FT-02)."""
 
 from __future__ import annotations
 

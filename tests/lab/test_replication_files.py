@@ -1,4 +1,4 @@
-"""Stories of the file trees of a pair: real rsync over real SSH between two booted nodes."""
+"""Stories of the file trees of a pair: real rsync over real SSH between two booted nodes (S-FT-02)."""
 
 from __future__ import annotations
 
