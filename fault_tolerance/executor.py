@@ -92,8 +92,8 @@ class Executor:
         """Replicate from the peer; a failure is the replications' own obstacle. Returns at once."""
         threading.Thread(target=self._follow, args=(epoch,), name="follow", daemon=True).start()
 
-    def background(self, name: str, work: Callable[[], None]) -> None:
-        """Do something that may wait and whose failure is only logged."""
+    def background(self, name: str, work: Callable[[], object]) -> None:
+        """Do something that may wait, whose result nobody needs and whose failure is only logged."""
 
         def safely() -> None:
             try:

@@ -54,9 +54,15 @@ class Pace:
         self._heard = False
         self.next = 0.0
 
-    def heard(self) -> None:
-        """The peer has spoken."""
+    def heard(self, *, asks: bool = False) -> None:
+        """The peer has spoken; one that asks is answered at once."""
         self._heard = True
+        if asks:
+            self.next = 0.0
+
+    def no_later_than(self, moment: float) -> None:
+        """Speak by then."""
+        self.next = min(self.next, moment)
 
     def is_due(self, now: float) -> bool:
         """Asked in each turn of the loop: whether to speak in this one."""

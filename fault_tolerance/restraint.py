@@ -12,9 +12,9 @@ import logging
 from fault_tolerance.keepalived import Adverts
 from fault_tolerance.view import SERVING, Link, View, Vrrp
 
-# The peer's word counts only if it was spoken so long after VRRP had fallen silent. A master that lives
-# speaks again within a fifth of a second.
-YIELD_AFTER_SECONDS = 0.05
+# The peer's word counts only if it was spoken so long after VRRP had fallen silent, and is asked for a little
+# later: a master that lives answers at once.
+YIELD_AFTER_SECONDS, ASK_AFTER_SECONDS = 0.05, 0.07
 YIELD_SECONDS = (3.0, 10.0, 30.0, 60.0)
 FENCE_SECONDS = 3.0
 STALL_SECONDS = 0.9
@@ -36,6 +36,7 @@ class Restraint:
         self._vrrp_since = 0.0
         self._yield_until = 0.0
         self._yields = 0
+        self.waits_for_word = False
         self._fenced_since = self._fenced_until = 0.0
         self._deaf_until = 0.0
 
@@ -43,6 +44,7 @@ class Restraint:
         """What keepalived says; its changes are timed."""
         if vrrp is not self._vrrp:
             self._vrrp, self._vrrp_since = vrrp, now
+            self.waits_for_word = False
 
     def yielding(self, now: float) -> bool:
         """Whether the addresses are left to a master that VRRP does not hear."""
@@ -51,10 +53,15 @@ class Restraint:
     def hold_back(self, spoken: float | None, now: float) -> bool:
         """Leave the addresses to the master that still speaks; True if that begins now.
 
+        `waits_for_word` tells afterwards whether the next word may make it begin.
+
         `spoken` is when the peer said what was heard last, not when it arrived: words that were under way
         when the master died, or waited while this node was busy, would hold up the takeover.
         """
-        if spoken is None or spoken < self._vrrp_since + YIELD_AFTER_SECONDS or self.yielding(now):
+        if self.yielding(now):
+            return False
+        self.waits_for_word = spoken is None or spoken < self._vrrp_since + YIELD_AFTER_SECONDS
+        if self.waits_for_word:
             return False
         seconds = YIELD_SECONDS[min(self._yields, len(YIELD_SECONDS) - 1)]
         self._yields += 1
@@ -65,6 +72,7 @@ class Restraint:
     def link_lost(self) -> None:
         """Nobody speaks any more: nothing to hold back for."""
         self._yield_until, self._yields = 0.0, 0
+        self.waits_for_word = False
 
     def note_pause(self, seconds: float, now: float, adverts: Adverts, *, serving: bool) -> bool:
         """This node did not run for so long; True if it stood still so long that all must be judged anew.

@@ -30,7 +30,7 @@ from fault_tolerance.pair import RUN, STATE, VRRP_RUN, Pair
 from fault_tolerance.pbx import Pbx
 from fault_tolerance.peer_link import PeerLink, Table
 from fault_tolerance.provider import Provider
-from fault_tolerance.restraint import FENCE_SECONDS, Restraint
+from fault_tolerance.restraint import ASK_AFTER_SECONDS, FENCE_SECONDS, Restraint
 from fault_tolerance.roles import Action, Decision, address_verdict, decide
 from fault_tolerance.sights import INTERVAL_SECONDS as SIGHT_SECONDS
 from fault_tolerance.sights import ThirdParty
@@ -433,8 +433,10 @@ class Runtime:
 
     def _take_beat(self, beat: Heartbeat) -> None:
         before = self.heard
-        self._pace.heard()
-        if self.hearing.take(beat) or self.link.state is not self._link_state:
+        # A slave that has the addresses asks whether this node lives.
+        self._pace.heard(asks=beat.holds and beat.role not in SERVING and self.role in SERVING)
+        news = self.hearing.take(beat) or (self.restraint.waits_for_word and self.role not in SERVING)
+        if news or self.link.state is not self._link_state:
             self._changed = True
         failed = before is not None and before.role is Role.PROMOTING and beat.role not in SERVING
         if failed and self._can_serve:
@@ -560,8 +562,11 @@ class Runtime:
                 self._keep(lambda: self.state.change(off=False))
                 self._unit("start")
             case Action.YIELD_ADDRESSES:
-                if view.link is Link.UP and self.restraint.hold_back(self.hearing.spoken, time.monotonic()):
+                now = time.monotonic()
+                if view.link is Link.UP and self.restraint.hold_back(self.hearing.spoken, now):
                     self._changed = True
+                if self.restraint.waits_for_word:
+                    self._pace.no_later_than(now + ASK_AFTER_SECONDS)
             case Action.CLAIM_ADDRESSES:
                 self.guard.announce_soon(time.monotonic())
             case Action.REBOOT:
@@ -578,7 +583,7 @@ class Runtime:
         unit = self.core.core_unit
         self.executor.background(
             f"{verb} the PBX core",
-            lambda: _ignore(run(["systemctl", "--no-block", verb, unit], limit_seconds=10.0)),
+            lambda: run(["systemctl", "--no-block", verb, unit], limit_seconds=10.0),
         )
 
     def _keep(self, write: Callable[[], None]) -> bool:
@@ -592,7 +597,3 @@ class Runtime:
             log.error("%s", error)
             return False
         return True
-
-
-def _ignore(_result: object) -> None:
-    """For actions whose result nobody needs."""

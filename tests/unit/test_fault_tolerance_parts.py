@@ -137,6 +137,23 @@ def test_no_peer_makes_a_node_speak_much_sooner_or_later(answers: bool, every: f
     assert answers or max(between) - min(between) < 1e-9
 
 
+def test_a_question_is_asked_in_time_and_answered_at_once() -> None:
+    for answers in (True, False):
+        pace = Pace(0.2, answers=answers)
+        pace.spoke(10.0)
+        assert not pace.is_due(10.07)
+        pace.no_later_than(10.07)
+        pace.no_later_than(10.15)
+        assert pace.is_due(10.07)
+        pace.spoke(10.07)
+        pace.heard()
+        assert not pace.is_due(10.08)
+        pace.heard(asks=True)
+        assert pace.is_due(10.08)
+        pace.spoke(10.08)
+        assert not pace.is_due(10.09)
+
+
 def test_a_heartbeat_arrives_as_it_was_sent() -> None:
     beat = Heartbeat(
         Role.SLAVE,

@@ -13,7 +13,13 @@ import pytest
 from fault_tolerance.claims import PERSISTENT_SECONDS, Claims
 from fault_tolerance.hearing import Hearing
 from fault_tolerance.heartbeat import Heartbeat
-from fault_tolerance.restraint import FENCE_SECONDS, YIELD_AFTER_SECONDS, YIELD_SECONDS, Restraint
+from fault_tolerance.restraint import (
+    ASK_AFTER_SECONDS,
+    FENCE_SECONDS,
+    YIELD_AFTER_SECONDS,
+    YIELD_SECONDS,
+    Restraint,
+)
 from fault_tolerance.state import RoleState
 from fault_tolerance.view import Link, Peer, Rank, Role, View, Vrrp
 from tests.support.pair_values import PAIR
@@ -75,6 +81,22 @@ def test_words_that_were_under_way_when_the_master_died_do_not_hold_up_the_takeo
     assert not restraint.hold_back(None, 200.3)
     assert not restraint.hold_back(199.9, 200.3)
     assert not restraint.yielding(200.3)
+    assert restraint.waits_for_word
+    restraint.link_lost()
+    assert not restraint.waits_for_word
+
+
+def test_a_word_is_waited_for_until_it_comes_or_vrrp_speaks() -> None:
+    restraint = Restraint()
+    restraint.note_vrrp(Vrrp.MASTER, 200.0)
+    assert not restraint.waits_for_word
+    assert not restraint.hold_back(199.9, 200.01) and restraint.waits_for_word
+    assert restraint.hold_back(200.0 + ASK_AFTER_SECONDS, 200.08) and not restraint.waits_for_word
+    restraint.note_vrrp(Vrrp.BACKUP, 210.0)
+    restraint.note_vrrp(Vrrp.MASTER, 211.0)
+    assert not restraint.hold_back(210.9, 211.01) and restraint.waits_for_word
+    restraint.note_vrrp(Vrrp.BACKUP, 211.1)
+    assert not restraint.waits_for_word
 
 
 def test_a_master_that_goes_on_speaking_keeps_its_addresses() -> None:
