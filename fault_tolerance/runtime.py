@@ -25,7 +25,6 @@ from fault_tolerance.facts import Facts, newer_mastery, obstacles
 from fault_tolerance.handover import Handover, see_taken_over
 from fault_tolerance.hearing import Hearing
 from fault_tolerance.heartbeat import INTERVAL_SECONDS, Heartbeat, Pace, decode, encode
-from fault_tolerance.keepalived import Adverts
 from fault_tolerance.pair import RUN, STATE, VRRP_RUN, Pair
 from fault_tolerance.pbx import Pbx
 from fault_tolerance.peer_link import PeerLink, Table
@@ -33,7 +32,7 @@ from fault_tolerance.provider import Provider
 from fault_tolerance.restraint import ASK_AFTER_SECONDS, FENCE_SECONDS, Restraint
 from fault_tolerance.roles import Action, Decision, address_verdict, decide
 from fault_tolerance.sights import INTERVAL_SECONDS as SIGHT_SECONDS
-from fault_tolerance.sights import ThirdParty
+from fault_tolerance.sights import HURRY_SECONDS, ThirdParty
 from fault_tolerance.state import RoleState
 from fault_tolerance.verdicts import Verdicts
 from fault_tolerance.view import SERVING, Link, Obstacle, Rank, Role, Sight, View, Vrrp, Wish, Work
@@ -43,8 +42,6 @@ STEPPED_DOWN_SECONDS = 10.0
 SLOW_SECONDS = 1.75  # centralinod's thread looks each 2 s if it was told nothing: it wakes once for both
 # Of two that serve, the one that came last leaves the other one the time to notice that it was replaced.
 LATECOMER_SECONDS = 3.0
-# How often gateway and witness are asked while the peer falls silent: thrice before it counts as lost.
-HURRY_SECONDS = {Adverts.STANDARD: 0.1, Adverts.FAST: 0.05}
 LONG_AWAY_SECONDS = 5.0
 # Two nodes that have just met may each think the other one unfit, by words from before the meeting.
 ACQUAINTED_BEATS = 4
@@ -438,6 +435,8 @@ class Runtime:
         news = self.hearing.take(beat) or (self.restraint.waits_for_word and self.role not in SERVING)
         if news or self.link.state is not self._link_state:
             self._changed = True
+        if before is not None and before.holds and not beat.holds and self.role in SERVING:
+            self.guard.announce_soon(time.monotonic())  # clients may go on to ask the other one
         failed = before is not None and before.role is Role.PROMOTING and beat.role not in SERVING
         if failed and self._can_serve:
             # It had its chance and did not come up: the way is free again.

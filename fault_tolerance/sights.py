@@ -19,9 +19,12 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from daemon.errors import CommandFailedError
 from daemon.network import netlink
 from fault_tolerance.announce import hardware_addresses
+from fault_tolerance.keepalived import Adverts
 from fault_tolerance.view import Sight
 
 INTERVAL_SECONDS = 0.3
+# While the peer falls silent: thrice before it counts as lost.
+HURRY_SECONDS = {Adverts.STANDARD: 0.1, Adverts.FAST: 0.05}
 MISSES = 3
 RETRY_SECONDS = 5.0
 # An address of documentation (RFC 5737): the way to it is the way to everywhere.
