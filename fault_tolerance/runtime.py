@@ -31,8 +31,8 @@ from fault_tolerance.peer_link import PeerLink, Table
 from fault_tolerance.provider import Provider
 from fault_tolerance.restraint import ASK_AFTER_SECONDS, FENCE_SECONDS, Restraint
 from fault_tolerance.roles import Action, Decision, address_verdict, decide
-from fault_tolerance.sights import INTERVAL_SECONDS as SIGHT_SECONDS
 from fault_tolerance.sights import HURRY_SECONDS, ThirdParty
+from fault_tolerance.sights import INTERVAL_SECONDS as SIGHT_SECONDS
 from fault_tolerance.state import RoleState
 from fault_tolerance.verdicts import Verdicts
 from fault_tolerance.view import SERVING, Link, Obstacle, Rank, Role, Sight, View, Vrrp, Wish, Work
