@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 from fault_tolerance.heartbeat import Heartbeat
 
+# Clocks further apart are refused when nodes pair, and an alarm of a pair.
+SKEW_SECONDS = 1.0
 # A clock that was stepped must not make fresh words look older than this.
 LONGEST_WAY_SECONDS = 2.0
 SKEW_SHARE = 0.1

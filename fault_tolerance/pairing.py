@@ -32,6 +32,7 @@ from daemon.errors import (
 )
 from fault_tolerance import keys
 from fault_tolerance.contracts import Channel
+from fault_tolerance.hearing import SKEW_SECONDS
 from fault_tolerance.pair import RUN, STATE, USER
 from fault_tolerance.state import RoleState
 from fault_tolerance.way import packet_bytes
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
 SECRET_LETTERS = 10
 FINGERPRINT_LETTERS = 10
 INVITATION_MINUTES = 15
-SKEW_SECONDS = 1.0
 CONNECT_SECONDS = 10.0
 ANSWER_SECONDS = 60.0
 LONGEST_LINE = 256 * 1024

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import time
 
+from fault_tolerance.hearing import SKEW_SECONDS
 from fault_tolerance.runtime import Runtime
 from fault_tolerance.view import SERVING, Link, Obstacle, Role, Sight, Vrrp
 
 Table = dict[str, object]
-
-SKEW_SECONDS = 1.0
 
 # Obstacles that come and go with a switch are no alarms.
 QUIET = frozenset({Obstacle.STEPPED_DOWN, Obstacle.SHUTTING_DOWN, Obstacle.MANUAL_MODE, Obstacle.MAINTENANCE})
@@ -152,7 +151,7 @@ def why(runtime: Runtime) -> Table:
 
 
 def clocks_apart(runtime: Runtime) -> str:
-    """A sentence if the clocks differ too much, else "". No decision of a pair depends on the time of day."""
+    """A sentence if the clocks differ by more than a pair may begin with, else ""."""
     skew = runtime.hearing.skew
     if skew is None or abs(skew) <= SKEW_SECONDS:
         return ""

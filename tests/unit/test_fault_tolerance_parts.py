@@ -16,6 +16,7 @@ from ipaddress import ip_address, ip_interface
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
+from unittest.mock import Mock
 
 import pytest
 
@@ -152,6 +153,25 @@ def test_a_question_is_asked_in_time_and_answered_at_once() -> None:
         assert pace.is_due(10.08)
         pace.spoke(10.08)
         assert not pace.is_due(10.09)
+
+
+@pytest.mark.parametrize(
+    ("own", "peer", "holds", "answered"),
+    [
+        (Role.MASTER, Role.SLAVE, True, True),
+        (Role.MASTER, Role.SLAVE, False, False),
+        (Role.SLAVE, Role.SLAVE, True, False),
+        # Two that serve would answer each other without end.
+        (Role.MASTER, Role.MASTER, True, False),
+    ],
+)
+def test_a_master_answers_a_slave_that_has_the_addresses(
+    own: Role, peer: Role, holds: bool, answered: bool
+) -> None:
+    runtime = Mock(role=own, heard=None, _pace=Pace(0.2, answers=False))
+    runtime._pace.spoke(10.0)
+    Runtime._take_beat(cast(Runtime, runtime), Heartbeat(peer, 1, Rank(1, 1, 1), holds=holds))
+    assert runtime._pace.is_due(10.05) is answered
 
 
 def test_a_heartbeat_arrives_as_it_was_sent() -> None:
